@@ -1,0 +1,63 @@
+"""The site's own database: one SQLite file that holds ledger, approvals, marks and the log copy."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from wardround.client.errors import SiteStateError
+
+SCHEMA_VERSION = 1
+
+
+class Base(DeclarativeBase):
+    """Root of every table of the site's database."""
+
+
+def open_database(path: Path) -> Engine:
+    """Open (or make) the site's database at `path`, mode 0600, durable at each commit.
+
+    Raises SiteStateError when the file is open to group or others, or was written by another
+    version of Wardround.
+    """
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SiteStateError(f"{path.name} can be read by others; run: chmod 600 on it")
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 120})
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: object) -> None:
+        # FULL: what was committed survives a power cut; the ledger relies on it.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        # pysqlite would begin transactions late, after the first read; we begin them ourselves.
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        # One writer at a time from the first statement on: read-then-write cannot interleave.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    with engine.begin() as connection:
+        found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        if found not in (0, SCHEMA_VERSION):
+            raise SiteStateError(
+                f"{path.name} has schema {found}, this version reads {SCHEMA_VERSION}; "
+                "install the version that wrote it"
+            )
+        Base.metadata.create_all(connection)
+        connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+    return engine
+
+
+@contextmanager
+def session(engine: Engine) -> Iterator[Session]:
+    """One transaction: committed when the block ends, rolled back when it raises."""
+    with Session(engine) as database, database.begin():
+        yield database

@@ -1,0 +1,1 @@
+"""Hospital data in: read, de-identified, checked and gathered into cohorts."""

@@ -1,0 +1,1 @@
+"""The coordinator: enrolment, studies, rounds, the audit log and its reports."""
