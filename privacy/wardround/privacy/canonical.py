@@ -12,7 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from wardround.privacy.errors import MalformedData
 
-Json: TypeAlias = "None | bool | int | str | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 32
