@@ -1,0 +1,40 @@
+"""Names that both ends of an exchange write and read: the form of a Flower message.
+
+Every exchange between coordinator and site is one Flower message of one type. Its content is a
+record of two fields (what is asked, and its bytes) and, for large bytes, one flat array. Flower
+carries them and understands none of them.
+
+The form has a version: a site runs an exchange only when the bundle that names it (the FAB, whose
+digest is pinned here) is the one that this version of Wardround builds.
+"""
+
+from typing import Final
+
+MESSAGE_TYPE: Final = "query.wardround"
+"""The one Flower message type in use."""
+
+RECORD: Final = "wardround"
+"""Name of the record that holds `KIND` and `BODY`."""
+
+KIND: Final = "kind"
+BODY: Final = "body"
+
+ARRAYS: Final = "payload"
+"""Name of the array record; absent where a message has no payload."""
+
+PAYLOAD: Final = "payload"
+"""Name of the one array in it: flat, uint8."""
+
+ARRAY_DTYPE: Final = "uint8"
+ARRAY_FORM: Final = "bytes"
+"""Flower's `stype` of that array: the bytes themselves, without NumPy's file header."""
+
+ERROR: Final = "error"
+"""Kind of a reply that says why there is no answer; its body is opaque here."""
+
+MAX_KIND: Final = 64
+MAX_BODY: Final = 16 * 1024 * 1024
+"""Largest body in bytes; whatever is larger belongs into the payload."""
+
+RUN_KEY: Final = "wardround-run"
+"""Run-config key under which Flower carries Wardround's own run id."""
