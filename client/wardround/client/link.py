@@ -14,15 +14,14 @@ from cryptography.hazmat.primitives import hashes
 from wardround.client.config import Home, Pins
 from wardround.client.errors import ClientError, SiteStateError
 from wardround.privacy import canonical
-from wardround.privacy.canonical import Json
 from wardround.privacy.errors import MalformedData
 from wardround.privacy.identity import Signer
 from wardround.privacy.joining import JoinToken, sign_call
+from wardround.privacy.loghead import LogHead, SiteHead
 from wardround.privacy.statements import Envelope
 
 API = "/wardround/v1"
 _TIMEOUT = httpx.Timeout(30.0)
-_MAX_ANSWER = 64 * 2**20
 
 
 def fetch_authority(token: JoinToken) -> bytes:
@@ -62,29 +61,22 @@ class Link:
         self._signer = signer
         self._context = _context(home.ca_certificate.read_bytes())
 
-    def sync(
-        self, size: int, statements: tuple[Envelope, ...], cosignature: str
-    ) -> dict[str, Json]:
-        """Send statements and a cosignature; return {"head": log head since `size`, "status"}."""
-        body = canonical.dumps(
-            {
-                "size": size,
-                "statements": [envelope.to_json() for envelope in statements],
-                "cosignature": cosignature,
-            }
-        )
+    def sync(self, head: SiteHead) -> tuple[LogHead, str]:
+        """Tell the coordinator where the site stands; return the log's head and the site's status.
+
+        The head's entries may be only the next few thousand: call again until none are missing.
+        """
+        body = canonical.dumps(head.to_json())
         path = f"{API}/sync"
         headers = sign_call(
             self._signer, self._home.name, "POST", path, body, time.time_ns() // 1_000_000
         )
         answer = _call(self._pins.url, self._context, "POST", path, body, headers)
         try:
-            value = canonical.loads_object(answer, max_bytes=_MAX_ANSWER)
-        except MalformedData:
+            value = canonical.loads_object(answer)
+            return LogHead.from_json(value["head"]), str(value["status"])
+        except (MalformedData, KeyError):
             raise ClientError("the coordinator's answer is not of this version") from None
-        if set(value) != {"head", "status"}:
-            raise ClientError("the coordinator's answer is not of this version")
-        return value
 
 
 def _context(authority: bytes) -> ssl.SSLContext:

@@ -1,8 +1,8 @@
-"""What an exchange carries besides its payload: protocol messages, the log's head, statements.
+"""What an exchange carries besides its payload: protocol messages and the state of the log.
 
 A request brings the newest head of the log, so that a site sees its receipts and cosigns while
-it works; an answer brings what the site has to say to the log, and its cosignature. `parts` are
-messages of secure aggregation in their own codec, by name.
+it works; an answer brings the site's head: its cosignature and what it has to say. `parts` are
+messages of secure aggregation, by name, in their own codec.
 """
 
 import base64
@@ -13,7 +13,7 @@ from enum import StrEnum
 from wardround.privacy import canonical
 from wardround.privacy.canonical import Json
 from wardround.privacy.errors import MalformedData
-from wardround.privacy.statements import Envelope
+from wardround.privacy.loghead import LogHead, SiteHead
 
 
 class Kind(StrEnum):
@@ -29,15 +29,21 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request of the coordinator in run `run`; `head` is a `LogHead` as JSON, or None."""
+    """A request of the coordinator in run `run`."""
 
     run: str
     parts: Mapping[str, bytes] = field(repr=False)
-    head: Json = field(default=None, repr=False)
+    head: LogHead | None = field(default=None, repr=False)
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        return canonical.dumps({"run": self.run, "head": self.head, "parts": _encode(self.parts)})
+        return canonical.dumps(
+            {
+                "run": self.run,
+                "head": self.head.to_json() if self.head else None,
+                "parts": _encode(self.parts),
+            }
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Ask":
@@ -46,16 +52,20 @@ class Ask:
         run = value.get("run")
         if set(value) != {"run", "head", "parts"} or not isinstance(run, str):
             raise MalformedData("a request has exactly run, head and parts")
-        return cls(run, _decode(value["parts"]), value["head"])
+        head = LogHead.from_json(value["head"]) if value["head"] is not None else None
+        return cls(run, _decode(value["parts"]), head)
+
+    def part(self, name: str) -> bytes:
+        """Return the part `name`; MalformedData when the request lacks it."""
+        return _part(self.parts, name)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a site answers: parts, statements for the log, and a cosignature (a note line)."""
+    """What a site answers: parts, where it stands in the log, or why it refuses (one line)."""
 
     parts: Mapping[str, bytes] = field(repr=False)
-    statements: tuple[Envelope, ...] = ()
-    cosignature: str = ""
+    head: SiteHead | None = field(default=None, repr=False)
     refusal: str = ""
 
     def to_bytes(self) -> bytes:
@@ -63,8 +73,7 @@ class Answer:
         return canonical.dumps(
             {
                 "parts": _encode(self.parts),
-                "statements": [envelope.to_json() for envelope in self.statements],
-                "cosignature": self.cosignature,
+                "head": self.head.to_json() if self.head else None,
                 "refusal": self.refusal,
             }
         )
@@ -73,28 +82,21 @@ class Answer:
     def from_bytes(cls, data: bytes) -> "Answer":
         """Read what `to_bytes` wrote; MalformedData for anything else."""
         value = canonical.loads_object(data)
-        if set(value) != {"parts", "statements", "cosignature", "refusal"}:
-            raise MalformedData("an answer has exactly its four fields")
-        statements, cosignature = value["statements"], value["cosignature"]
-        refusal = value["refusal"]
-        if (
-            not isinstance(statements, list)
-            or not isinstance(cosignature, str)
-            or not isinstance(refusal, str)
-        ):
-            raise MalformedData("an answer's fields are of other types")
-        return cls(
-            _decode(value["parts"]),
-            tuple(Envelope.from_json(item) for item in statements),
-            cosignature,
-            refusal,
-        )
+        refusal = value.get("refusal")
+        if set(value) != {"parts", "head", "refusal"} or not isinstance(refusal, str):
+            raise MalformedData("an answer has exactly parts, head and refusal")
+        head = SiteHead.from_json(value["head"]) if value["head"] is not None else None
+        return cls(_decode(value["parts"]), head, refusal)
 
     def part(self, name: str) -> bytes:
         """Return the part `name`; MalformedData when the answer lacks it."""
-        if name not in self.parts:
-            raise MalformedData(f"the answer lacks {name!r}")
-        return self.parts[name]
+        return _part(self.parts, name)
+
+
+def _part(parts: Mapping[str, bytes], name: str) -> bytes:
+    if name not in parts:
+        raise MalformedData(f"the message lacks its part {name!r}")
+    return parts[name]
 
 
 def _encode(parts: Mapping[str, bytes]) -> dict[str, Json]:
