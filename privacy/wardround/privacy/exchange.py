@@ -33,8 +33,11 @@ ERROR: Final = "error"
 """Kind of a reply that says why there is no answer; its body is opaque here."""
 
 MAX_KIND: Final = 64
-MAX_BODY: Final = 16 * 1024 * 1024
+MAX_BODY: Final = 4 * 1024 * 1024
 """Largest body in bytes; whatever is larger belongs into the payload."""
 
 RUN_KEY: Final = "wardround-run"
 """Run-config key under which Flower carries Wardround's own run id."""
+
+FAB_SHA256: Final = "17972200d9ee332975b723f15bbb32cce5c7bc6ef9e0a630bdfddae2f5d58262"
+"""Digest of the one Flower bundle that a site runs an exchange for."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app.typing import ConfigRecordValues
 
 from wardround.privacy.errors import MalformedData
 from wardround.server.exchange import (
@@ -144,7 +145,7 @@ def array(data: bytes = b"ab", **other: object) -> Array:
     return Array(**fields)  # type: ignore[arg-type]  # wrong types are the point here
 
 
-FIELDS = {"kind": "task", "body": b""}
+FIELDS: dict[str, ConfigRecordValues] = {"kind": "task", "body": b""}
 
 
 def with_array(made: Array) -> RecordDict:
@@ -176,7 +177,7 @@ def test_content_in_another_form_is_refused(records: Callable[[], RecordDict]) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "body"), [("", b""), ("k" * 65, b""), ("k", bytes(16 << 20) + b"x")]
+    ("kind", "body"), [("", b""), ("k" * 65, b""), ("k", bytes(4 << 20) + b"x")]
 )
 def test_a_message_beyond_the_limits_is_never_made(kind: str, body: bytes) -> None:
     with pytest.raises(MalformedData, match="payload"):
@@ -194,7 +195,7 @@ def test_a_malformed_reply_counts_as_a_failure(grid: InProcessGrid) -> None:
     def tamper(ids: list[str]) -> list[object]:
         messages = list(original(ids))
         for message in messages:
-            message.content["wardround"]["more"] = 1
+            message.content.config_records["wardround"]["more"] = 1
         return messages  # type: ignore[return-value]  # a list of messages
 
     grid.pull_messages = tamper  # type: ignore[method-assign, assignment]  # on purpose

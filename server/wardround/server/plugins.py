@@ -1,0 +1,123 @@
+"""What Wardround puts into Flower's SuperLink: bearer tokens, and a veto on forged replies."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import grpc
+from fastapi import HTTPException, Request
+from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.common.event_log_plugin import EventLogWriterPlugin
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.supercore.auth.typing import (
+    AccountAuthCredentials,
+    AccountAuthLoginDetails,
+    AccountInfo,
+)
+from flwr.supercore.event_log.typing import Actor, Event, LogEntry
+from flwr.superlink.auth_plugin import ControlAuthnPlugin
+from google.protobuf.message import Message
+
+TOKEN_PREFIX: Final = "wrc_"  # noqa: S105  (how a token begins, not a token)
+TOKEN_BYTES: Final = 32
+
+
+def new_token() -> str:
+    """A bearer token of 256 random bits, to be shown once."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+
+
+def hash_token(token: str) -> str:
+    """The form in which a token is stored. Its 256 random bits need no salt and no stretching."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+class TokenAuthn(ControlAuthnPlugin):
+    """Bearer tokens for the Control API. There is no log-in and no refresh.
+
+    Args:
+        tokens: name of each token (for the log) and its hash as `hash_token` gives it.
+    """
+
+    def __init__(self, tokens: Mapping[str, str]) -> None:
+        self._tokens = dict(tokens)
+
+    def name_of(self, token: str) -> str | None:
+        """The name of a valid token, else None; every stored hash is compared."""
+        given = hash_token(token)
+        found = None
+        for name, stored in self._tokens.items():
+            if hmac.compare_digest(given, stored):
+                found = name
+        return found
+
+    def get_login_details(self) -> AccountAuthLoginDetails | None:
+        """There is nothing to log in to."""
+        return None
+
+    def validate_tokens_in_metadata(
+        self, metadata: Sequence[tuple[str, str | bytes]]
+    ) -> tuple[bool, AccountInfo | None]:
+        """Accept a request with exactly one valid token."""
+        given = [value for key, value in metadata if key == ACCESS_TOKEN_KEY]
+        if len(given) != 1 or not isinstance(given[0], str) or self.name_of(given[0]) is None:
+            return False, None
+        # Flower's open edition knows one account, to which every run and node belongs.
+        return True, AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=NOOP_ACCOUNT_NAME)
+
+    def get_auth_tokens(self, device_code: str) -> AccountAuthCredentials | None:
+        """No token is handed out over the network."""
+        return None
+
+    def refresh_tokens(
+        self, metadata: Sequence[tuple[str, str | bytes]]
+    ) -> tuple[Sequence[tuple[str, str | bytes]] | None, AccountInfo | None]:
+        """No token is renewed over the network."""
+        return None, None
+
+
+class ForgeryVeto(EventLogWriterPlugin):
+    """Refuses a reply whose source is not the node that was authenticated.
+
+    Flower authenticates the node that speaks, yet takes the source of a reply from the reply: one
+    site could answer in another's name. Flower calls this plug-in after the one and before the
+    other. What is logged is the matter of the listeners, which see refusals too.
+    """
+
+    def __init__(self) -> None:
+        """Nothing to set up."""
+
+    def compose_log_before_event(
+        self,
+        request: Message,
+        context: grpc.ServicerContext | Request,
+        account_info: AccountInfo | None,
+        method_name: str,
+    ) -> LogEntry:
+        """Raise HTTPException (403) on a forged source."""
+        if isinstance(request, PushMessagesRequest):
+            speaker = request.node.node_id
+            sources = [message.metadata.src_node_id for message in request.messages_list]
+            if len(sources) != 1 or sources[0] != speaker:
+                raise HTTPException(403, "a node may reply only in its own name")
+        return _entry(method_name)
+
+    def compose_log_after_event(
+        self,
+        request: Message,
+        context: grpc.ServicerContext | Request,
+        account_info: AccountInfo | None,
+        method_name: str,
+        response: Message | BaseException | None,
+    ) -> LogEntry:
+        """Nothing to check afterwards."""
+        return _entry(method_name)
+
+    def write_log(self, log_entry: LogEntry) -> None:
+        """Nothing is written here."""
+
+
+def _entry(method_name: str) -> LogEntry:
+    return LogEntry("", Actor(None, None, ""), Event(method_name, None, None), "")
