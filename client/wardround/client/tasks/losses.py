@@ -1,0 +1,23 @@
+"""The loss of a task."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from wardround.client.errors import TaskInvalid
+from wardround.client.tasks.spec import TaskSpec
+from wardround.client.training.losses import CATALOGUE, LossName, PerSampleLoss
+
+_USUAL: dict[str, LossName] = {
+    "image-classification-2d": "cross-entropy",
+    "segmentation-3d": "dice-ce",
+    "tabular": "cross-entropy",
+}
+
+
+def per_sample_loss(task: TaskSpec) -> PerSampleLoss:
+    """The task's loss, one number for each sample. Raises TaskInvalid for a name not known."""
+    name: str = task.loss or _USUAL[task.kind]
+    if name not in CATALOGUE:
+        raise TaskInvalid(f"unknown loss {name!r}: one of {', '.join(CATALOGUE)}")
+    return CATALOGUE[cast(LossName, name)]

@@ -1,0 +1,179 @@
+"""What is refused before a single patient's gradient is taken, and what to use instead.
+
+First by rule, from the modules and the loss; then by experiment: on made-up inputs the engine's
+gradients must equal those of each sample alone. The experiment does not know what could be wrong
+(a padding mode, a memory format, a layer that mixes samples), it sees that something is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from wardround.client.errors import (
+    BatchCoupled,
+    GradientMismatch,
+    LossRefused,
+    ModuleRefused,
+    TrainingRefused,
+)
+from wardround.client.training.engine import BookKeeping, Engine, trainable
+from wardround.client.training.losses import PerSampleLoss
+from wardround.client.training.vectorised import VectorisedGradients, loop
+
+TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-8}
+_PROBES = 3
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+
+
+def validate(
+    model: nn.Module, loss: object, input_shape: tuple[int, ...] | None = None
+) -> Engine | None:
+    """Refuse whatever breaks the sensitivity bound; with `input_shape` (C, ...) also by experiment.
+
+    Returns the engine to use, if the experiment was made. Raises TrainingRefused.
+    """
+    _check_loss(loss)
+    _check_modules(model)
+    _check_registered_once(model)
+    if input_shape is None or not isinstance(loss, PerSampleLoss):
+        return None
+    return _experiment(model, loss, input_shape)
+
+
+def check_accountant(name: str) -> None:
+    """Refuse accountants that are not an upper bound."""
+    if name.lower() not in ("pld", "rdp", "prv"):
+        raise TrainingRefused(
+            f"the accountant {name!r} is not an upper bound on epsilon (a Gaussian-DP "
+            "approximation gave 7.95 where 8.41 is true): use PLD"
+        )
+
+
+def check_loader(loader: object) -> None:
+    """Refuse data loaders: the engine draws its own Poisson sample of patients."""
+    if isinstance(loader, torch.utils.data.DataLoader):
+        raise TrainingRefused(
+            "a data loader deals out shuffled batches, which the accountant does not cover: hand "
+            "over the samples (TrainingData), and the engine draws patients by Poisson sampling"
+        )
+
+
+def _check_loss(loss: object) -> None:
+    if isinstance(loss, PerSampleLoss):
+        return
+    if isinstance(loss, nn.Module):
+        raise LossRefused(
+            f"{type(loss).__name__} reduces over the batch, or may do so, which couples the "
+            "patients: use the loss of the same name from wardround.client.training.losses"
+        )
+    raise LossRefused(
+        "the loss is not a PerSampleLoss: take one from wardround.client.training.losses, or "
+        "derive from PerSampleLoss and return one number for each sample"
+    )
+
+
+def _check_modules(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        where = f"{name or 'the model'} ({kind})"
+        if isinstance(module, _InstanceNorm):
+            if module.track_running_stats:
+                raise BatchCoupled(
+                    f"{where} keeps running statistics, which leave without noise: build it with "
+                    "track_running_stats=False"
+                )
+        elif isinstance(module, _BatchNorm):
+            raise BatchCoupled(
+                f"{where} mixes the patients of a batch: replace it by a group norm, "
+                "wardround.client.training.conversion.to_group_norm(model) does so"
+            )
+        if isinstance(module, _RECURRENT):
+            raise ModuleRefused(f"{where} is recurrent, which no engine here follows")
+        if (
+            hasattr(module, "weight_u")
+            or "spectral" in repr(getattr(module, "parametrizations", "")).lower()
+        ):
+            raise BatchCoupled(
+                f"{where} has spectral normalisation, whose power iteration changes with the "
+                "data's order: leave it out; clipping already bounds the gradient"
+            )
+        if any(isinstance(p, nn.UninitializedParameter) for p in module._parameters.values()):
+            raise ModuleRefused(f"{where} has no shape yet: run it once, or give its size")
+
+
+def _check_registered_once(model: nn.Module) -> None:
+    owner: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = owner.setdefault(id(parameter), name)
+        if first != name and parameter.requires_grad:
+            raise ModuleRefused(
+                f"{name} and {first} are one parameter under two names: register the module once "
+                "(delete one of the attributes) or give each place a module of its own"
+            )
+
+
+def _experiment(model: nn.Module, loss: PerSampleLoss, input_shape: tuple[int, ...]) -> Engine:
+    first = next(iter(trainable(model).values()), None)
+    if first is None:
+        raise ModuleRefused("the model has nothing to train")
+    with _undisturbed(model):
+        inputs = torch.randn(_PROBES, *input_shape, device=first.device, dtype=first.dtype)
+        with torch.no_grad():
+            targets = loss.example_targets(model(inputs))
+        expected = loop(model, loss, inputs, targets)
+        engine = _engine(model)
+        try:
+            found = engine.per_sample(loss, inputs, targets)
+        except ModuleRefused:
+            engine = VectorisedGradients(model)
+            found = engine.per_sample(loss, inputs, targets)
+    error = difference(found, expected)
+    if not error <= TOLERANCE.get(first.dtype, 1e-2):
+        raise GradientMismatch(
+            f"per-sample gradients differ from those of each sample alone by {error:.1e} of their "
+            "size: a layer or the loss mixes samples, or the engine cannot follow it; use a model "
+            "of the catalogue (wardround.client.tasks) or one without such a layer"
+        )
+    return engine
+
+
+def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference over the largest norm of a sample's whole gradient."""
+    gap = [(found[n] - e).flatten(1).double().square().sum(1) for n, e in expected.items()]
+    size = [e.flatten(1).double().square().sum(1) for e in expected.values()]
+    worst = torch.stack(gap).sum(0).sqrt().max() / torch.stack(size).sum(0).sqrt().max()
+    return float(worst)
+
+
+def _engine(model: nn.Module) -> Engine:
+    try:
+        return BookKeeping(model)
+    except ModuleRefused:
+        return VectorisedGradients(model)
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Dropout off for the experiment; buffers must come out of it as they went in."""
+    resting = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    training = [m.training for m in resting]
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    try:
+        for module in resting:
+            module.eval()
+        yield
+    finally:
+        for module, mode in zip(resting, training, strict=True):
+            module.train(mode)
+    for name, buffer in model.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            raise BatchCoupled(
+                f"the buffer {name} changes in a forward pass: statistics of patients would leave "
+                "without noise; use layers without running statistics"
+            )
