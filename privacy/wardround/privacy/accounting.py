@@ -121,6 +121,11 @@ class Epsilon:
     interval: Decimal
     ceiling: Decimal
 
+    @property
+    def text(self) -> str:
+        """The value as decimal text, `inf` where there is no bound."""
+        return _text(self.value)
+
     def to_json(self) -> dict[str, Json]:
         """Return the statement for log, ledger and screen; decimals are text."""
         return {
@@ -159,7 +164,7 @@ def epsilon(
         value = ceiling = _renyi(groups, float(delta), relation)
         accountant = "RDP"
         if ceiling < MEANINGLESS:
-            pld = _composed(groups, relation, interval).get_epsilon_for_delta(float(delta))
+            pld = _distribution(groups, relation, interval).get_epsilon_for_delta(float(delta))
             if pld <= ceiling:
                 value, accountant = pld, "PLD"
     return Epsilon(
@@ -229,14 +234,15 @@ def _merged(
 @lru_cache(maxsize=32)
 def _composed(groups: tuple[_Group, ...], relation: str, interval: float) -> Any:
     """Compose by halves of a power of two: the past's part stays cached while groups are added."""
-    if len(groups) == 1:
-        return _repeated(*groups[0], relation, interval)
     half = 1 << ((len(groups) - 1).bit_length() - 1)
     left, right = groups[:half], groups[half:]
-    return _composed(left, relation, interval).compose(_composed(right, relation, interval))
+    return _distribution(left, relation, interval).compose(_distribution(right, relation, interval))
 
 
-def _repeated(sigma: float, rate: float, steps: int, relation: str, interval: float) -> Any:
+def _distribution(groups: tuple[_Group, ...], relation: str, interval: float) -> Any:
+    if len(groups) > 1:
+        return _composed(groups, relation, interval)
+    sigma, rate, steps = groups[0]
     if rate == 1.0:  # steps of an unsampled Gaussian are one with less noise
         return _single(sigma / math.sqrt(steps), rate, relation, interval)
     return _single(sigma, rate, relation, interval).self_compose(steps)

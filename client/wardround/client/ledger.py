@@ -1,0 +1,399 @@
+"""The privacy ledger: the site's own record of what its data sets have spent, and of what is left.
+
+One table of rows that are only ever added, each with the hash of the one before; the rules are
+`wardround.privacy.budget`. The way of a round:
+
+1. `reserve` before training: durable when it returns, so two runs at once cannot overspend.
+2. Train.
+3. `commit` what was really done, before anything leaves; durable when it returns.
+4. Let the update leave. Where nothing left and nothing will: `release` instead of 3.
+
+A process killed after 1 leaves the reservation held; killed after 3, the spend counts although
+nothing may have left. Either way too much is counted, never too little.
+
+`check_position` notices a database restored from an older copy, because the audit log has seen
+later entries of this ledger, and suspends it until an operator decides with `accept_restore`.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from wardround.client.database import session
+from wardround.client.errors import (
+    BudgetExceeded,
+    LedgerDamaged,
+    LedgerError,
+    LedgerRolledBack,
+)
+from wardround.client.ledger_rows import (
+    START,
+    Position,
+    check_guards,
+    make_row,
+    make_table,
+    read_entry,
+    rows_from,
+)
+from wardround.client.spend import Reservation, Spend, is_statement_of, lost_spend
+from wardround.privacy.accounting import Epsilon, PrivacyEvent, epsilon
+from wardround.privacy.budget import (
+    Accepted,
+    Account,
+    Book,
+    BudgetSet,
+    Committed,
+    Entry,
+    Lost,
+    Released,
+    Reserved,
+    Spent,
+    Suspended,
+    affordable,
+    covers,
+)
+from wardround.privacy.errors import MalformedData
+from wardround.privacy.events import PrivacySpend
+from wardround.privacy.plan import decimal_text
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What planned events would do to each budget; `rounds` is how many are affordable."""
+
+    accounts: tuple[Account, ...]
+    cost: Epsilon
+    rounds: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is a budget and all of them bear it."""
+        return bool(self.accounts) and all(account.fits for account in self.accounts)
+
+
+class Ledger:
+    """The privacy ledger in the site's database; safe for several processes and threads."""
+
+    def __init__(
+        self, engine: Engine, *, clock: Callable[[], int] = lambda: time.time_ns() // 10**6
+    ) -> None:
+        """Open the ledger in `engine` (see `client.database.open_database`).
+
+        `clock` gives milliseconds since 1970. Raises LedgerDamaged when rows do not chain.
+        """
+        self._engine = engine
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._forget()
+        make_table(engine)
+        with session(engine) as database:
+            check_guards(database)
+            self._load(database)
+
+    # -- what the site decides ------------------------------------------------------------------
+
+    def set_budget(
+        self,
+        dataset: str,
+        epsilon: Decimal,
+        delta: Decimal,
+        *,
+        study: str | None = None,
+        audience: str = "everyone",
+    ) -> BudgetSet:
+        """Set the budget of a data set, or of one study on it; the last one set holds.
+
+        `epsilon` >= 0 at `delta` in (0, 1). Raises MalformedData or AccountingError for values
+        out of range. A budget below what is spent is allowed: nothing more will be.
+        """
+        entry = BudgetSet(
+            dataset=dataset,
+            study=study or "",
+            epsilon=decimal_text(epsilon),
+            delta=decimal_text(delta).lower(),
+            audience=audience,
+        )
+        with self._transaction() as database:
+            if self._book.budgets.get((entry.dataset, entry.study)) != entry:
+                self._append(database, entry)
+        return entry
+
+    # -- the way of a round ---------------------------------------------------------------------
+
+    def reserve(
+        self, *, run: str, study: str, dataset: str, round: int, events: Iterable[PrivacyEvent]
+    ) -> Reservation | Spend:
+        """Hold `events` against the budgets of `dataset`; durable when this returns.
+
+        The same round asked for again gives back what stands: the open reservation, or the spend
+        that was committed, and then the update that was trained must be sent again, not a new
+        one. Raises BudgetExceeded, LedgerRolledBack, or LedgerError for the same round with
+        other events.
+        """
+        wanted = Reserved(
+            id=secrets.token_hex(8),
+            run=run,
+            study=study,
+            dataset=dataset,
+            round=round,
+            events=tuple(events),
+        )
+        self._warm(dataset, study, wanted.events)
+        with self._transaction() as database:
+            self._refuse_if_suspended()
+            found = self._book.find(run, dataset, round)
+            if isinstance(found, Spent):
+                return Spend.of(found)
+            if found is None:
+                _demand(self._book.accounts(dataset, study, wanted.events), dataset)
+                self._append(database, wanted)
+            elif (found.study, found.events) != (study, wanted.events):
+                raise LedgerError(
+                    f"round {round} of run {run} is reserved for other training; "
+                    f"release reservation {found.id} first"
+                )
+        held = found or wanted
+        another = self.book().accounts(dataset, study, wanted.events)
+        return Reservation(
+            id=held.id,
+            run=run,
+            study=study,
+            dataset=dataset,
+            round=round,
+            events=held.events,
+            last_affordable=not all(account.fits for account in another),
+        )
+
+    def commit(self, reservation: str, events_done: Iterable[PrivacyEvent]) -> Spend:
+        """Record what was really done, at most what was reserved; durable when this returns.
+
+        Call it before anything leaves the site. Committing the same again gives the same spend.
+        Raises LedgerError when the reservation is not open or less than what was done,
+        BudgetExceeded when the budget was lowered meanwhile: then nothing may leave.
+        """
+        done = tuple(events_done)
+        with self._transaction() as database:
+            self._refuse_if_suspended()
+            spent = self._book.spent.get(reservation)
+            if spent is not None and spent.committed.events == done:
+                return Spend.of(spent)
+            reserved = self._open(reservation)
+            if not covers(reserved.events, done):
+                raise LedgerError(
+                    f"round {reserved.round} of run {reserved.run} did more than was reserved; "
+                    "discard its result, nothing of it may leave"
+                )
+            entry = self._priced(reserved, done)
+            sequence = self._append(database, entry)
+            return Spend.of(Spent(sequence, reserved, entry))
+
+    def release(self, reservation: str, reason: str = "nothing left the site") -> None:
+        """Give back a reservation of which nothing left the site and nothing will.
+
+        Raises LedgerError when it is not open; a spend cannot be taken back.
+        """
+        with self._transaction() as database:
+            self._refuse_if_suspended()
+            if reservation in self._book.released:
+                return
+            self._open(reservation)
+            self._append(database, Released(id=reservation, reason=reason))
+
+    # -- looking ahead and back -----------------------------------------------------------------
+
+    def affordable_rounds(
+        self, dataset: str, study: str, events_per_round: Iterable[PrivacyEvent]
+    ) -> int:
+        """How many more such rounds the budgets bear: 0 without a budget."""
+        return affordable(self.book(), dataset, study, tuple(events_per_round))
+
+    def forecast(
+        self, events: Iterable[PrivacyEvent], dataset: str, study: str, *, rounds: int = 1
+    ) -> Forecast:
+        """What `rounds` times `events` would cost on `dataset`, and what would be left."""
+        per_round = tuple(events)
+        planned = per_round * rounds
+        book = self.book()
+        accounts = book.accounts(dataset, study, planned)
+        delta = Decimal(accounts[0].budget.delta) if accounts else Decimal("1e-5")
+        return Forecast(
+            accounts,
+            cost=epsilon(planned, delta),
+            rounds=affordable(book, dataset, study, per_round),
+        )
+
+    def book(self) -> Book:
+        """The state of the ledger as it stands in the database now."""
+        with self._transaction():
+            return self._book.copy()
+
+    # -- a restored older copy ------------------------------------------------------------------
+
+    def position(self) -> Position:
+        """The ledger's last entry."""
+        with self._transaction():
+            return self._last
+
+    def check_position(self, seen: int, statements: Iterable[PrivacySpend] = ()) -> None:
+        """Compare with what the audit log holds of this site; silent when all is well.
+
+        `seen` is the highest ledger sequence number the log has from this site (0: none), and
+        `statements` this site's privacy spends in it, as many as are at hand. Raises
+        LedgerRolledBack, and suspends the ledger, when the log is ahead or shows another past.
+        """
+        statements = tuple(statements)
+        seen = max([seen, *(statement.ledger_sequence for statement in statements)])
+        with self._transaction() as database:
+            lost = tuple(lost for one in statements if (lost := self._lost(one)) is not None)
+            behind = seen > max(self._last.sequence, self._book.passed)
+            if not behind and not lost:
+                return
+            entry = Suspended(seen=seen, lost=lost)
+            if self._book.suspended != entry:
+                self._append(database, entry)
+        self._refuse_if_suspended()
+
+    def accept_restore(self, reason: str) -> Accepted:
+        """The operator goes on with a restored ledger: the lost spends known count as spent.
+
+        Raises LedgerError when the ledger is not suspended.
+        """
+        with self._transaction() as database:
+            suspended = self._book.suspended
+            if suspended is None:
+                raise LedgerError("the ledger is in order; there is no restore to accept")
+            entry = Accepted(seen=suspended.seen, lost=suspended.lost, reason=reason)
+            self._append(database, entry, after=suspended.seen)
+            return entry
+
+    def _lost(self, statement: PrivacySpend) -> Lost | None:
+        """The spend that `statement` signs, where the ledger does not hold it."""
+        mine = any(is_statement_of(spent, statement) for spent in self._book.spent.values())
+        lost = lost_spend(statement)
+        return None if mine or lost in self._book.lost else lost
+
+    def _refuse_if_suspended(self) -> None:
+        if (suspended := self._book.suspended) is not None:
+            raise LedgerRolledBack(
+                f"the audit log has seen entry {suspended.seen} of this site's privacy ledger, "
+                f"and the ledger does not hold it ({len(suspended.lost)} signed spends are "
+                "missing): the database was restored from an older copy. "
+                "Bring back the newer one, or decide with: wardround-site ledger accept-restore"
+            )
+
+    # -- rows -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Session]:
+        """The database locked against other writers, with the book as it stands in it."""
+        with self._lock:
+            before = self._last
+            try:
+                with session(self._engine) as database:
+                    self._load(database)
+                    before = self._last
+                    yield database
+            except BaseException:
+                if self._last != before:
+                    self._forget()  # what was appended was rolled back: read it all again
+                raise
+
+    def _forget(self) -> None:
+        self._book = Book()
+        self._last = START
+
+    def _load(self, database: Session) -> None:
+        """Read and check the rows added since the last look."""
+        rows = rows_from(database, self._last.sequence)
+        if self._last.sequence:
+            if not rows or Position(rows[0].sequence, rows[0].digest) != self._last:
+                raise LedgerDamaged(
+                    "the site's database was exchanged while in use; stop and start again"
+                )
+            rows = rows[1:]
+        for row in rows:
+            try:
+                self._book.apply(row.sequence, read_entry(row, self._last))
+            except MalformedData as error:
+                raise LedgerDamaged(
+                    f"entry {row.sequence} of the privacy ledger was changed ({error}); "
+                    "restore the database from a backup"
+                ) from None
+            self._last = Position(row.sequence, row.digest)
+
+    def _append(self, database: Session, entry: Entry, *, after: int = 0) -> int:
+        """Add `entry` inside the caller's transaction; the book follows once it is flushed."""
+        sequence = max(self._last.sequence, after) + 1
+        row = make_row(sequence, self._clock(), entry, self._last)
+        database.add(row)
+        database.flush()
+        self._book.apply(sequence, entry)
+        self._last = Position(sequence, row.digest)
+        return sequence
+
+    # -- prices ---------------------------------------------------------------------------------
+
+    def _warm(self, dataset: str, study: str, events: tuple[PrivacyEvent, ...]) -> None:
+        """Price outside the transaction, so that the one inside finds it in the cache."""
+        self.book().accounts(dataset, study, events)
+
+    def _open(self, reservation: str) -> Reserved:
+        if (reserved := self._book.open.get(reservation)) is None:
+            raise LedgerError(
+                f"reservation {reservation} is not open: it was committed, released or never made"
+            )
+        return reserved
+
+    def _priced(self, reserved: Reserved, done: tuple[PrivacyEvent, ...]) -> Committed:
+        accounts = self._book.accounts(
+            reserved.dataset, reserved.study, done, instead_of=reserved.id
+        )
+        _demand(accounts, reserved.dataset)
+        budget = accounts[0].budget
+        delta = Decimal(budget.delta)
+        before = tuple(self._book.events(reserved.dataset))
+        study = tuple(self._book.events(reserved.dataset, reserved.study))
+        after = epsilon(before + done, delta)
+        shared = any(event.honest > 1 for event in before + done)
+        return Committed(
+            id=reserved.id,
+            events=done,
+            delta=budget.delta,
+            epsilon_before=epsilon(before, delta).text,
+            epsilon_after=after.text,
+            shared_before=epsilon(before, delta, audience="aggregate").text if shared else "",
+            shared_after=epsilon(before + done, delta, audience="aggregate").text if shared else "",
+            study_epsilon=epsilon(study + done, delta).text,
+            budget=budget.epsilon,
+            audience=budget.audience,
+            accountant=after.accountant,
+            version=after.version,
+        )
+
+
+def _demand(accounts: tuple[Account, ...], dataset: str) -> None:
+    """Raise BudgetExceeded unless there is a budget and all of `accounts` bear what is asked."""
+    if not accounts:
+        raise BudgetExceeded(
+            f"data set {dataset} has no privacy budget; "
+            f"set one with: wardround-site ledger budget set {dataset} --epsilon E --delta D"
+        )
+    for account in accounts:
+        if account.fits:
+            continue
+        budget = account.budget
+        where = f"study {budget.study} on data set" if budget.study else "data set"
+        raise BudgetExceeded(
+            f"{where} {dataset} has a budget of epsilon {budget.epsilon} at delta {budget.delta}: "
+            f"{account.spent.text} is spent, {account.held.text} with the rounds under way, and "
+            f"with this it would be {account.asked.text}; ask for a plan with more noise or fewer "
+            f"steps (wardround-site plan suggest), or raise the budget (wardround-site ledger "
+            f"budget set)"
+        )
