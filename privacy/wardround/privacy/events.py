@@ -469,7 +469,10 @@ class RunEnd(Event):
 
 @dataclass(frozen=True, slots=True)
 class Access(Event):
-    """A call of an API: `path_class` is the route, never the path; the leaf names the actor."""
+    """Calls of an API: `path_class` is the route, never the path; the leaf names the actor.
+
+    `count` equal calls within a minute are one entry.
+    """
 
     kind = "access"
     api: Name
@@ -479,6 +482,7 @@ class Access(Event):
     status: Small
     role: MaybeName
     run: MaybeName
+    count: Count = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Enrolment:
 
     def __init__(self, engine: Engine, log: AuditLog) -> None:
         self._engine = engine
-        self._log = log
+        self.log = log
 
     def federation(self) -> Federation:
         """Return enrolled sites, plans and approvals as the log has them."""
@@ -98,7 +98,7 @@ class Enrolment:
                 raise EnrolmentError(
                     "this join token is unknown, used or older than a day; ask for a new one"
                 )
-            event = _read_enrolment(envelope, self._log.log)
+            event = _read_enrolment(envelope, self.log.log)
             if event.site != found[0].site:
                 raise EnrolmentError("this join token is for a site of another name")
             found[0].envelope = envelope.to_bytes()
@@ -120,9 +120,9 @@ class Enrolment:
             if row is None:
                 raise EnrolmentError(f"no request of {site[:40]!r} waits for approval")
             envelope = Envelope.from_bytes(row.envelope)
-            event = _read_enrolment(envelope, self._log.log)
-            self._log.append([envelope], actor=actor)
-            self._log.checkpoint()
+            event = _read_enrolment(envelope, self.log.log)
+            self.log.append([envelope], actor=actor)
+            self.log.checkpoint()
             row.status = "approved"
             database.commit()
         return site_keys(event)
@@ -133,8 +133,8 @@ class Enrolment:
         if keys is None:
             raise EnrolmentError(f"no site {site[:40]!r} is enrolled")
         event = Revoke(site, keys.identity.hex(), one_line(reason), compromised_since_ms)
-        self._log.append([event], actor=actor)
-        self._log.checkpoint()
+        self.log.append([event], actor=actor)
+        self.log.checkpoint()
 
     def rows(self) -> list[SiteRow]:
         """Return every site, enrolled, waiting or revoked, by name."""
@@ -150,7 +150,7 @@ class Enrolment:
                 if request.status == "offered":
                     rows.setdefault(request.site, SiteRow(request.site, "token made", "", None))
                 if request.status == "pending":
-                    event = _read_enrolment(Envelope.from_bytes(request.envelope), self._log.log)
+                    event = _read_enrolment(Envelope.from_bytes(request.envelope), self.log.log)
                     rows[request.site] = SiteRow(
                         request.site, "pending", event.organisation, site_keys(event)
                     )
