@@ -1,0 +1,216 @@
+"""Where the pictures, classes and patients of a folder are: the layouts hospitals really have.
+
+Pictures: a folder per class; or a list (CSV: `path,label,patient` and, if wished, `split`).
+Volumes: `dataset.json` of the Medical Segmentation Decathlon; or `imagesTr` and `labelsTr`.
+
+Whose picture it is comes from the list, else from `patient_pattern`, else from a patient's folder
+inside the class folder, else from the file name up to its first underscore. Where none of these
+tells patients apart, each file counts as one patient, and that is said.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from wardround.datasets.check_findings import Finding
+from wardround.datasets.errors import DataError, FileRefused
+from wardround.datasets.scan import Paths
+from wardround.datasets.scan_guard import MEBIBYTE, read_file
+
+LIST_NAMES = ("index.csv", "labels.csv")
+LIST_LIMIT = 64 * MEBIBYTE
+_BESIDE = {".csv", ".json", ".md", ".txt", ".toml", ".pdf", ".html", ".xml"}
+_TRAIN = {"train", "training"}
+_HELD_OUT = {"test", "testing", "val", "valid", "validation", "held_out", "held-out", "heldout"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to learn from: its file or files, class, patient (as the hospital names them).
+
+    `patient` is "" where patients cannot be told apart.
+    """
+
+    paths: Paths = field(repr=False)
+    label: str = ""
+    patient: str = field(default="", repr=False)
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The items of a folder, their classes in order, and what was wrong on the way."""
+
+    items: tuple[Item, ...]
+    classes: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def pictures(source: Path, *, index: Path | None, pattern: str | None) -> Layout:
+    """Find the pictures below `source`. Raises DataError when there is no layout to follow."""
+    named = index or next((source / n for n in LIST_NAMES if (source / n).is_file()), None)
+    if named is not None:
+        return _listed(source, named)
+    findings: list[Finding] = []
+    found: list[tuple[str, str]] = []
+    for path in walk(source):
+        parts = PurePosixPath(path).parts
+        if len(parts) < 2:
+            findings.append(Finding("no-label", where=path))
+        else:
+            found.append((path, parts[0]))
+    if not found:
+        raise DataError(
+            "no pictures in class folders here; put one folder a class into it, or a list "
+            "index.csv with the columns path,label,patient"
+        )
+    who = _Patients(pattern, [path for path, _ in found], below=1)
+    items, unknown = who.assign([Item((path,), label) for path, label in found])
+    classes = tuple(sorted({label for _, label in found}))
+    return Layout(items, classes, (*findings, *unknown))
+
+
+def volumes(source: Path, *, pattern: str | None) -> Layout:
+    """Find the volumes and labels below `source`. Raises DataError when there is no layout."""
+    description = source / "dataset.json"
+    if description.is_file():
+        classes, pairs = _decathlon(source)
+    elif (source / "imagesTr").is_dir() and (source / "labelsTr").is_dir():
+        names = sorted(
+            {p.name for part in ("imagesTr", "labelsTr") for p in _volumes(source, part)}
+        )
+        classes, pairs = (), [(f"imagesTr/{name}", f"labelsTr/{name}") for name in names]
+    else:
+        raise DataError(
+            "neither dataset.json nor the folders imagesTr and labelsTr are here; "
+            "see datasets/README.md for the layouts"
+        )
+    findings: list[Finding] = []
+    items: list[Item] = []
+    for pair in pairs:
+        there = [os.path.lexists(source / path) for path in pair]
+        if all(there):
+            items.append(Item(pair))
+        else:
+            code = "label-missing" if any(there) else "missing"
+            findings.append(Finding(code, where=pair[0]))
+    who = _Patients(pattern or r"(?P<patient>[^/]+?)\.nii(\.gz)?$", [i.paths[0] for i in items])
+    assigned, unknown = who.assign(items)
+    return Layout(assigned, classes, (*findings, *unknown))
+
+
+def walk(source: Path) -> Iterator[str]:
+    """Yield every file below `source` but hidden ones and side files, in order of its path.
+
+    Folders that are links are not entered; links to files are yielded and judged when opened.
+    """
+    for folder, names, files in os.walk(source, followlinks=False):
+        names[:] = sorted(n for n in names if not n.startswith((".", "__MACOSX")))
+        for name in sorted(files):
+            if name.startswith(".") or name == "Thumbs.db":
+                continue
+            if Path(name).suffix.lower() not in _BESIDE:
+                yield (Path(folder) / name).relative_to(source).as_posix()
+
+
+class _Patients:
+    """Tells patients apart by the path of a file, in one way for all files of a data set."""
+
+    def __init__(self, pattern: str | None, paths: list[str], below: int = 0) -> None:
+        self.unknown = False
+        if pattern is not None:
+            try:
+                self.pattern = re.compile(pattern)
+            except re.error:
+                raise DataError("the patient pattern is not a regular expression") from None
+            if "patient" not in self.pattern.groupindex:
+                raise DataError("the patient pattern needs a group (?P<patient>...)")
+        elif all(len(PurePosixPath(path).parts) > below + 1 for path in paths):
+            self.pattern = re.compile(rf"(?:[^/]*/){{{below}}}(?P<patient>[^/]+)/")
+        else:
+            self.pattern = re.compile(r"(?:.*/)?(?P<patient>[^/_]+)_[^/]*$")
+            self.unknown = not any(self.pattern.match(path) for path in paths)
+
+    def assign(self, items: list[Item]) -> tuple[tuple[Item, ...], tuple[Finding, ...]]:
+        if self.unknown:
+            return tuple(items), (Finding("patients-unknown"),) if items else ()
+        result: list[Item] = []
+        findings: list[Finding] = []
+        for item in items:
+            match = self.pattern.search(item.paths[0])
+            patient = match.group("patient") if match else ""
+            if patient:
+                result.append(Item(item.paths, item.label, patient, item.split))
+            else:
+                findings.append(Finding("no-patient", where=item.paths[0]))
+        return tuple(result), tuple(findings)
+
+
+def _listed(source: Path, index: Path) -> Layout:
+    try:
+        text = read_file(index.parent, index.name, limit=LIST_LIMIT).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (FileRefused, UnicodeDecodeError, csv.Error):
+        raise DataError("the list cannot be read; save it as CSV in UTF-8") from None
+    columns = set(rows[0]) if rows else set()
+    if not {"path", "label"} <= columns:
+        raise DataError("the list needs the columns path and label, and should have patient")
+    findings = [] if "patient" in columns else [Finding("patients-unknown")]
+    items: list[Item] = []
+    for number, row in enumerate(rows, start=2):
+        path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
+        patient = (row.get("patient") or "").strip()
+        where = path or f"line {number} of the list"
+        split = (row.get("split") or "").strip().lower()
+        if not path:
+            findings.append(Finding("missing", where=where))
+        elif not label:
+            findings.append(Finding("no-label", where=where))
+        elif not patient and "patient" in columns:
+            findings.append(Finding("no-patient", where=where))
+        else:
+            items.append(Item((path,), label, patient, part(split)))
+    return Layout(tuple(items), tuple(sorted({i.label for i in items})), tuple(findings))
+
+
+def part(split: str) -> str:
+    """Return "train", "held_out" or "" (not said) for the word a list uses.
+
+    Raises DataError for another word.
+    """
+    if not split:
+        return ""
+    if split in _TRAIN:
+        return "train"
+    if split in _HELD_OUT:
+        return "held_out"
+    raise DataError("the list's split column may say train or test (or val, held_out)")
+
+
+def _volumes(source: Path, folder: str) -> Iterator[Path]:
+    for path in (source / folder).iterdir():
+        if not path.name.startswith(".") and path.name.endswith((".nii", ".nii.gz")):
+            yield path
+
+
+def _decathlon(source: Path) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    """Read `dataset.json`: class names in order of their voxel value, and pairs of paths."""
+    try:
+        value: Any = json.loads(read_file(source, "dataset.json", limit=LIST_LIMIT))
+        names = {int(number): str(name) for number, name in value["labels"].items()}
+        pairs = [(str(case["image"]), str(case["label"])) for case in value["training"]]
+    except (FileRefused, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DataError(
+            "dataset.json is not a description in the Decathlon's form; it needs labels and "
+            "training, with image and label of each case"
+        ) from None
+    if sorted(names) != list(range(len(names))):
+        raise DataError("the labels in dataset.json are not numbered 0, 1, 2 and so on")
+    cleaned = [(PurePosixPath(i).as_posix(), PurePosixPath(m).as_posix()) for i, m in pairs]
+    return tuple(names[number] for number in range(len(names))), cleaned

@@ -1,0 +1,201 @@
+"""Looking at every file of a data set: on all cores, shown as it goes, resumed where it stopped.
+
+The work on one item (a picture, or a volume and its label) is a function handed in; here is what
+surrounds it. Results are appended to a state file as they come, so a scan of 10,000 files that is
+interrupted goes on from there. A decoder in C that crashes takes its process with it; the items it
+held are then tried alone, and the one that kills its process again is left out as such.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from wardround.datasets.scan_guard import stamp
+from wardround.privacy import canonical
+from wardround.privacy.errors import MalformedData
+
+CHUNK = 32
+POOL_FROM = 400  # below this many files, starting processes costs more than it saves
+
+Paths: TypeAlias = tuple[str, ...]
+Note: TypeAlias = tuple[str, str]
+Stamps: TypeAlias = tuple[tuple[int, int], ...]
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What one item turned out to be. Hashes are SHA-256 in hex; no name and no pixel is kept.
+
+    `content` is of the bytes, `pixels` of shape, type and decoded values (equal for the same
+    picture in two file formats). `orientation` and `spacing` (mm) are those of the file.
+    `patient` is a pseudonym, when the file itself says who it shows. `notes` are (code, detail).
+    """
+
+    content: str = ""
+    pixels: str = ""
+    shape: tuple[int, ...] = ()
+    orientation: str = ""
+    spacing: tuple[str, ...] = ()
+    patient: str = ""
+    notes: tuple[Note, ...] = ()
+    refused: Note | None = None
+
+    def to_json(self) -> dict[str, canonical.Json]:
+        """Return the canonical-JSON object of this result."""
+        return {
+            "content": self.content,
+            "pixels": self.pixels,
+            "shape": list(self.shape),
+            "orientation": self.orientation,
+            "spacing": list(self.spacing),
+            "patient": self.patient,
+            "notes": [list(note) for note in self.notes],
+            "refused": list(self.refused) if self.refused else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Probe":
+        """Read what `to_json` wrote; KeyError, TypeError or ValueError for anything else."""
+        refused = value["refused"]
+        return cls(
+            content=str(value["content"]),
+            pixels=str(value["pixels"]),
+            shape=tuple(int(n) for n in value["shape"]),
+            orientation=str(value["orientation"]),
+            spacing=tuple(str(n) for n in value["spacing"]),
+            patient=str(value["patient"]),
+            notes=tuple((str(code), str(detail)) for code, detail in value["notes"]),
+            refused=None if refused is None else (str(refused[0]), str(refused[1])),
+        )
+
+
+Prober: TypeAlias = Callable[[Paths], Probe]
+
+
+@dataclass(slots=True)
+class _State:
+    """Results so far, in a file of mode 0600 (it holds file names) inside the site's folder."""
+
+    path: Path | None
+    tag: str
+    known: dict[Paths, tuple[Stamps, Probe]] = field(default_factory=dict)
+
+    def load(self) -> None:
+        if self.path is None:
+            return
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        if not lines or lines[0] != self._first():
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._first() + b"\n")
+            return
+        for line in lines[1:]:
+            try:
+                value = json.loads(line)
+                stamps = tuple((int(size), int(time)) for size, time in value["stamps"])
+                paths = tuple(str(path) for path in value["paths"])
+                self.known[paths] = (stamps, Probe.from_json(value["probe"]))
+            except (ValueError, KeyError, TypeError):
+                continue  # a line torn by the interruption: its item is looked at again
+
+    def add(self, results: Iterable[tuple[Paths, Probe]], stamps: Mapping[Paths, Stamps]) -> None:
+        if self.path is None:
+            return
+        with self.path.open("ab") as file:
+            for paths, probe in results:
+                line: canonical.Json = {
+                    "paths": list(paths),
+                    "stamps": [list(each) for each in stamps[paths]],
+                    "probe": probe.to_json(),
+                }
+                try:
+                    file.write(canonical.dumps(line) + b"\n")
+                except MalformedData:  # a time of change beyond 63 bits: not worth remembering
+                    continue
+
+    def _first(self) -> bytes:
+        return b"wardround/v1/scan " + self.tag.encode()
+
+
+def scan(
+    root: Path,
+    items: Sequence[Paths],
+    probe: Prober,
+    *,
+    tag: str = "",
+    state: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> list[Probe]:
+    """Return one Probe an item, in order of `items`.
+
+    `probe` must be picklable (a top-level function or a partial of one) and must not raise.
+    `state` is the file in which results are kept; they are taken up again when `tag` (a digest of
+    the options), path, size and time of change are the same. `workers` None means every core.
+    `progress` is called with (done, total).
+    """
+    kept = _State(state, hashlib.sha256(f"{root.resolve()}\0{tag}".encode()).hexdigest())
+    kept.load()
+    # Taken before anything is read: a file that changes later is looked at again next time.
+    stamps = {paths: tuple(stamp(root, path) for path in paths) for paths in items}
+    results: dict[Paths, Probe] = {}
+    for paths in items:
+        known = kept.known.get(paths)
+        if known is not None and known[0] == stamps[paths]:
+            results[paths] = known[1]
+    rest = [paths for paths in dict.fromkeys(items) if paths not in results]
+    cores = workers if workers is not None else (os.cpu_count() or 1)
+    rounds = _in_processes if cores > 1 and len(rest) >= POOL_FROM else _here
+    for done in rounds(probe, rest, cores):
+        kept.add(done, stamps)
+        results.update(done)
+        if progress is not None:
+            progress(len(results), len(items))
+    return [results[paths] for paths in items]
+
+
+def _here(probe: Prober, items: Sequence[Paths], cores: int) -> Iterable[list[tuple[Paths, Probe]]]:
+    for start in range(0, len(items), CHUNK):
+        yield _chunk(probe, items[start : start + CHUNK])
+
+
+def _in_processes(
+    probe: Prober, items: Sequence[Paths], cores: int
+) -> Iterable[list[tuple[Paths, Probe]]]:
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    open_chunks = set(range(len(chunks)))
+    try:
+        with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+            futures: dict[Future[list[tuple[Paths, Probe]]], int] = {
+                pool.submit(_chunk, probe, chunk): number for number, chunk in enumerate(chunks)
+            }
+            for future in as_completed(futures):
+                done = future.result()
+                open_chunks.discard(futures[future])
+                yield done
+    except BrokenProcessPool:
+        for number in sorted(open_chunks):
+            yield _alone(probe, chunks[number])
+
+
+def _alone(probe: Prober, items: Sequence[Paths]) -> list[tuple[Paths, Probe]]:
+    """Look at `items` in a process of their own; when it dies, at each of them in its own."""
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_chunk, probe, items).result()
+    except BrokenProcessPool:
+        if len(items) == 1:
+            return [(items[0], Probe(refused=("reader-died", "")))]
+        return [result for paths in items for result in _alone(probe, [paths])]
+
+
+def _chunk(probe: Prober, items: Sequence[Paths]) -> list[tuple[Paths, Probe]]:
+    return [(paths, probe(paths)) for paths in items]

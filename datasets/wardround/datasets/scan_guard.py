@@ -1,0 +1,70 @@
+"""Opening a file that nobody vouches for: inside its folder, ordinary, and not too large.
+
+A link may lead to another patient's folder or to `/etc`; a pipe waits for ever; a sparse file of
+4 GB fills the memory. All three are refused before a byte is read.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from wardround.datasets.errors import FileRefused
+
+MEBIBYTE = 2**20
+
+
+def stamp(root: Path, relative: str) -> tuple[int, int]:
+    """Return size in bytes and time of change (ns): whether a file is still the one seen before.
+
+    A file that cannot be looked at has (-1, -1).
+    """
+    try:
+        found = os.stat(root / relative)
+    except (OSError, ValueError):
+        return (-1, -1)
+    return (found.st_size, found.st_mtime_ns)
+
+
+def read_file(root: Path, relative: str, *, limit: int) -> bytes:
+    """Return the content of `root/relative`, at most `limit` bytes.
+
+    Raises FileRefused (`outside`, `not-a-file`, `empty`, `too-large`, `unreadable`, `missing`,
+    `changed`); the error carries no name.
+    """
+    try:
+        real_root = os.path.realpath(root, strict=True)
+        real = os.path.realpath(root / relative, strict=True)
+        if os.path.commonpath([real_root, real]) != real_root:
+            raise FileRefused("outside")
+        # NONBLOCK: opening a pipe must not wait for a writer. NOFOLLOW: `real` is no link, unless
+        # somebody has just put one there.
+        descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise FileRefused(_code(error)) from None
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise FileRefused("not-a-file")
+        if found.st_size == 0:
+            raise FileRefused("empty")
+        if found.st_size > limit:
+            raise FileRefused("too-large", f"{found.st_size // MEBIBYTE:,} MiB")
+        try:
+            content = file.read(limit + 1)
+        except OSError as error:
+            raise FileRefused(_code(error)) from None
+    if len(content) != found.st_size:
+        raise FileRefused("changed")
+    return content
+
+
+def _code(error: OSError | ValueError) -> str:
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return "missing"
+    if number == errno.ELOOP:
+        return "outside"
+    if number in (errno.ENXIO, errno.EISDIR):
+        return "not-a-file"
+    return "unreadable"
