@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from decimal import Decimal
 
 from sqlalchemy import Engine
@@ -43,7 +42,7 @@ from wardround.client.ledger_rows import (
     rows_from,
 )
 from wardround.client.spend import Reservation, Spend, is_statement_of, lost_spend
-from wardround.privacy.accounting import Epsilon, PrivacyEvent, epsilon
+from wardround.privacy.accounting import PrivacyEvent
 from wardround.privacy.budget import (
     Accepted,
     Account,
@@ -58,24 +57,12 @@ from wardround.privacy.budget import (
     Suspended,
     affordable,
     covers,
+    price,
 )
 from wardround.privacy.errors import MalformedData
 from wardround.privacy.events import PrivacySpend
 from wardround.privacy.plan import decimal_text
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What planned events would do to each budget; `rounds` is how many are affordable."""
-
-    accounts: tuple[Account, ...]
-    cost: Epsilon
-    rounds: int
-
-    @property
-    def fits(self) -> bool:
-        """Whether there is a budget and all of them bear it."""
-        return bool(self.accounts) and all(account.fits for account in self.accounts)
+from wardround.privacy.planned import Forecast, PlannedSpend
 
 
 class Ledger:
@@ -191,8 +178,8 @@ class Ledger:
                     "discard its result, nothing of it may leave"
                 )
             entry = self._priced(reserved, done)
-            sequence = self._append(database, entry)
-            return Spend.of(Spent(sequence, reserved, entry))
+            self._append(database, entry)
+            return Spend.of(self._book.spent[reservation])
 
     def release(self, reservation: str, reason: str = "nothing left the site") -> None:
         """Give back a reservation of which nothing left the site and nothing will.
@@ -214,20 +201,12 @@ class Ledger:
         """How many more such rounds the budgets bear: 0 without a budget."""
         return affordable(self.book(), dataset, study, tuple(events_per_round))
 
-    def forecast(
-        self, events: Iterable[PrivacyEvent], dataset: str, study: str, *, rounds: int = 1
-    ) -> Forecast:
-        """What `rounds` times `events` would cost on `dataset`, and what would be left."""
-        per_round = tuple(events)
-        planned = per_round * rounds
+    def forecast(self, planned: PlannedSpend, dataset: str) -> Forecast:
+        """What a planned study would cost on `dataset`, and what would be left."""
         book = self.book()
-        accounts = book.accounts(dataset, study, planned)
-        delta = Decimal(accounts[0].budget.delta) if accounts else Decimal("1e-5")
-        return Forecast(
-            accounts,
-            cost=epsilon(planned, delta),
-            rounds=affordable(book, dataset, study, per_round),
-        )
+        accounts = book.accounts(dataset, planned.study, planned.events())
+        rounds = affordable(book, dataset, planned.study, planned.events_per_round())
+        return Forecast(dataset, planned, accounts, rounds)
 
     def book(self) -> Book:
         """The state of the ledger as it stands in the database now."""
@@ -320,7 +299,8 @@ class Ledger:
             rows = rows[1:]
         for row in rows:
             try:
-                self._book.apply(row.sequence, read_entry(row, self._last))
+                at_ms, entry = read_entry(row, self._last)
+                self._book.apply(row.sequence, at_ms, entry)
             except MalformedData as error:
                 raise LedgerDamaged(
                     f"entry {row.sequence} of the privacy ledger was changed ({error}); "
@@ -328,15 +308,15 @@ class Ledger:
                 ) from None
             self._last = Position(row.sequence, row.digest)
 
-    def _append(self, database: Session, entry: Entry, *, after: int = 0) -> int:
+    def _append(self, database: Session, entry: Entry, *, after: int = 0) -> None:
         """Add `entry` inside the caller's transaction; the book follows once it is flushed."""
         sequence = max(self._last.sequence, after) + 1
-        row = make_row(sequence, self._clock(), entry, self._last)
+        at_ms = self._clock()
+        row = make_row(sequence, at_ms, entry, self._last)
         database.add(row)
         database.flush()
-        self._book.apply(sequence, entry)
+        self._book.apply(sequence, at_ms, entry)
         self._last = Position(sequence, row.digest)
-        return sequence
 
     # -- prices ---------------------------------------------------------------------------------
 
@@ -357,24 +337,24 @@ class Ledger:
         )
         _demand(accounts, reserved.dataset)
         budget = accounts[0].budget
-        delta = Decimal(budget.delta)
         before = tuple(self._book.events(reserved.dataset))
-        study = tuple(self._book.events(reserved.dataset, reserved.study))
-        after = epsilon(before + done, delta)
-        shared = any(event.honest > 1 for event in before + done)
+        after = before + done
+        study = tuple(self._book.events(reserved.dataset, reserved.study)) + done
+        shared = any(event.honest > 1 for event in after)
+        price_after = price(after, budget, "everyone")
         return Committed(
             id=reserved.id,
             events=done,
             delta=budget.delta,
-            epsilon_before=epsilon(before, delta).text,
-            epsilon_after=after.text,
-            shared_before=epsilon(before, delta, audience="aggregate").text if shared else "",
-            shared_after=epsilon(before + done, delta, audience="aggregate").text if shared else "",
-            study_epsilon=epsilon(study + done, delta).text,
+            epsilon_before=price(before, budget, "everyone").text,
+            epsilon_after=price_after.text,
+            shared_before=price(before, budget, "aggregate").text if shared else "",
+            shared_after=price(after, budget, "aggregate").text if shared else "",
+            study_epsilon=price(study, budget, "everyone").text,
             budget=budget.epsilon,
             audience=budget.audience,
-            accountant=after.accountant,
-            version=after.version,
+            accountant=price_after.accountant,
+            version=price_after.version,
         )
 
 
@@ -390,10 +370,12 @@ def _demand(accounts: tuple[Account, ...], dataset: str) -> None:
             continue
         budget = account.budget
         where = f"study {budget.study} on data set" if budget.study else "data set"
+        held = (
+            f", {account.held.text} with what is reserved" if account.held != account.spent else ""
+        )
         raise BudgetExceeded(
-            f"{where} {dataset} has a budget of epsilon {budget.epsilon} at delta {budget.delta}: "
-            f"{account.spent.text} is spent, {account.held.text} with the rounds under way, and "
-            f"with this it would be {account.asked.text}; ask for a plan with more noise or fewer "
-            f"steps (wardround-site plan suggest), or raise the budget (wardround-site ledger "
-            f"budget set)"
+            f"{where} {dataset} has a budget of epsilon {budget.epsilon} at delta {budget.delta}; "
+            f"{account.spent.text} is spent{held}, and this would make it {account.asked.text}. "
+            "Ask for more noise, fewer steps or fewer rounds (wardround-site plan suggest), or "
+            "raise the budget (wardround-site ledger budget set)"
         )

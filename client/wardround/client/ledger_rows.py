@@ -86,8 +86,11 @@ def make_row(sequence: int, at_ms: int, entry: Entry, previous: Position) -> Led
     )
 
 
-def read_entry(row: LedgerRow, previous: Position) -> Entry:
-    """The entry in `row`; MalformedData when it is not what `make_row` wrote after `previous`."""
+def read_entry(row: LedgerRow, previous: Position) -> tuple[int, Entry]:
+    """Time (ms since 1970) and entry in `row`, which `make_row` wrote after `previous`.
+
+    Raises MalformedData when it did not.
+    """
     if not row.body.isascii() or row.digest != _digest(previous.digest, row.body):
         raise MalformedData("its digest does not follow from the row before")
     value = canonical.loads_object(row.body.encode("ascii"))
@@ -96,7 +99,9 @@ def read_entry(row: LedgerRow, previous: Position) -> Entry:
         raise MalformedData("it is of an unknown kind")
     if (value["sequence"], value["kind"]) != (row.sequence, row.kind):
         raise MalformedData("its columns and its body disagree")
-    return kind.from_json(value["entry"])
+    if not isinstance(at_ms := value["at_ms"], int):
+        raise MalformedData("its time is no number")
+    return at_ms, kind.from_json(value["entry"])
 
 
 def _digest(previous: str, body: str) -> str:

@@ -200,6 +200,14 @@ def within(
     return price
 
 
+def renyi_ceiling(
+    events: Iterable[PrivacyEvent], delta: Decimal, *, audience: Audience = "everyone"
+) -> Decimal:
+    """Return the Renyi bound alone: quick, needs no library, never below the price."""
+    groups, _, relation, _ = _merged(events, audience)
+    return _up(_renyi(groups, float(delta), relation)) if groups else Decimal(0)
+
+
 def library_version() -> str:
     """Name and version of the accountant; AccountantMissing when it is not installed."""
     _library()

@@ -133,9 +133,10 @@ ENTRIES: dict[str, type[Entry]] = {
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """A reservation that was committed, with the ledger entry's sequence number."""
+    """A reservation that was committed: by which entry of the ledger, and when (ms since 1970)."""
 
     sequence: int
+    at_ms: int
     reserved: Reserved
     committed: Committed
 
@@ -158,6 +159,11 @@ class Account:
         return self.asked.value <= Decimal(self.budget.epsilon)
 
     @property
+    def cost(self) -> Decimal:
+        """What the asked adds: less than its price alone, since costs do not simply add up."""
+        return self.asked.value - self.held.value
+
+    @property
     def left(self) -> Decimal:
         """What neither spends nor reservations have taken, zero or more."""
         return max(Decimal(0), Decimal(self.budget.epsilon) - self.held.value)
@@ -175,7 +181,7 @@ class Book:
     suspended: Suspended | None = None
     passed: int = 0
 
-    def apply(self, sequence: int, entry: Entry) -> None:
+    def apply(self, sequence: int, at_ms: int, entry: Entry) -> None:
         """Add `entry`; MalformedData when no ledger that kept the rules could hold it."""
         match entry:
             case BudgetSet():
@@ -188,7 +194,7 @@ class Book:
                 reserved = self._close(entry.id)
                 if not covers(reserved.events, entry.events):
                     raise MalformedData(f"reservation {entry.id} is committed for more than it is")
-                self.spent[entry.id] = Spent(sequence, reserved, entry)
+                self.spent[entry.id] = Spent(sequence, at_ms, reserved, entry)
             case Released():
                 self.released[entry.id] = self._close(entry.id)
             case Suspended():
@@ -279,12 +285,17 @@ class Book:
         return tuple(found)
 
 
-def price(events: tuple[PrivacyEvent, ...], budget: BudgetSet, *, finely: bool = True) -> Epsilon:
-    """Price `events` at the delta of `budget`, against its audience; see `accounting.within`."""
-    audience = cast(Audience, budget.audience)
-    if not finely:
-        return epsilon(events, Decimal(budget.delta), audience=audience)
-    return within(events, Decimal(budget.delta), Decimal(budget.epsilon), audience=audience)
+def price(
+    events: tuple[PrivacyEvent, ...], budget: BudgetSet, audience: Audience | None = None
+) -> Epsilon:
+    """Price `events` at the delta of `budget`, against its audience or another.
+
+    Against its own audience as finely as the question whether they fit needs.
+    """
+    delta, kept = Decimal(budget.delta), cast(Audience, budget.audience)
+    if audience in (None, kept):
+        return within(events, delta, Decimal(budget.epsilon), audience=kept)
+    return epsilon(events, delta, audience=audience or kept)
 
 
 def covers(reserved: tuple[PrivacyEvent, ...], done: tuple[PrivacyEvent, ...]) -> bool:
@@ -308,10 +319,14 @@ def affordable(book: Book, dataset: str, study: str, round: tuple[PrivacyEvent, 
     ]
 
     def fits(rounds: int, *, finely: bool = False) -> bool:
-        return all(
-            price(held + round * rounds, budget, finely=finely).value <= Decimal(budget.epsilon)
-            for budget, held in budgets
-        )
+        for budget, held in budgets:
+            events, audience = held + round * rounds, cast(Audience, budget.audience)
+            cost = epsilon(events, Decimal(budget.delta), audience=audience)
+            if cost.value > Decimal(budget.epsilon) and finely:
+                cost = price(events, budget)
+            if cost.value > Decimal(budget.epsilon):
+                return False
+        return True
 
     if not budgets or not fits(0, finely=True):
         return 0
