@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from wardround.server import guard, quiet
+from wardround.privacy import quiet
+from wardround.server import guard
 
 PARENT_CHECK_SECONDS: Final = 0.5
 HOME_VARIABLE: Final = "WARDROUND_COORDINATOR_HOME"

@@ -29,7 +29,8 @@ from typing import Final, Self
 import uvicorn
 from starlette.types import ASGIApp
 
-from wardround.server import guard, quiet
+from wardround.privacy import quiet
+from wardround.server import guard
 from wardround.server.access import AccessLog, AccessRecord
 from wardround.server.errors import CannotListen
 
@@ -98,7 +99,6 @@ class CoordinatorLink:
         extra_app: ASGIApp | None = None,
         on_run_end: Callable[[str, str | None], None] = lambda run, failure: None,
     ) -> None:
-        guard.install()
         quiet.apply(config.flower_home)
         # Flower reads its switches when it is imported, hence not before this line.
         from wardround.server.control import Control
@@ -218,7 +218,11 @@ class CoordinatorLink:
         self._log.stop()
 
     def serve_forever(self, stopped: threading.Event | None = None) -> None:
-        """Serve until SIGINT or SIGTERM, or until `stopped` is set. From the main thread only."""
+        """Serve until SIGINT or SIGTERM, or until `stopped` is set. From the main thread only.
+
+        From here on this process can load nothing that reads patient data (see `guard`).
+        """
+        guard.install()
         stopped = stopped or threading.Event()
 
         def stop(signum: int, frame: FrameType | None) -> None:
