@@ -17,6 +17,11 @@ WardroundError
     |   +-- NoiseRefused        noise that would not give the guarantee
     +-- TrainingDataInvalid     samples, targets and patients that do not fit together
     +-- TaskInvalid             a task or model that this version does not know
+    +-- LogRefused              the coordinator's log is not what this site can witness
+        +-- ProofStale          the proof starts elsewhere than this site stands; ask again
+        +-- LogWentBack         the log is smaller than what this site has witnessed
+        +-- LogForked           the log contradicts what this site has witnessed
+        +-- ReceiptMissing      a statement of this site is not in the log yet
 """
 
 from wardround.privacy.errors import WardroundError
@@ -94,3 +99,23 @@ class LedgerError(ClientError):
 
 class LedgerDamaged(LedgerError):
     """Rows of the ledger were changed or are missing."""
+
+
+class LogRefused(ClientError):
+    """The coordinator's log is not what this site can put its name under."""
+
+
+class ProofStale(LogRefused):
+    """The proof starts elsewhere than this site stands; the coordinator has to ask again."""
+
+
+class LogWentBack(LogRefused):
+    """The log is smaller than what this site has witnessed: an old copy was restored."""
+
+
+class LogForked(LogRefused):
+    """The log contradicts what this site has witnessed; the evidence is kept."""
+
+
+class ReceiptMissing(LogRefused):
+    """A statement of this site is not in the log yet; the site does not go on."""

@@ -1,0 +1,120 @@
+"""Which key of which site counts at which entry of the log: the rules, for everyone who checks.
+
+The coordinator admits statements by these rules, and the verifier replays the log with the same
+ones, so what one accepts the other does too.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from wardround.privacy.errors import SignatureInvalid
+from wardround.privacy.events import Enrol, Leaf, Revoke, Rotate, rotation_message
+from wardround.privacy.identity import verify_signature
+from wardround.privacy.statements import FIRST, Envelope, Statement
+
+
+@dataclass(frozen=True, slots=True)
+class SiteState:
+    """One site as the log tells it so far: keys in force, and the end of its statements."""
+
+    site: str
+    identity: bytes
+    witness: bytes
+    sequence: int = 0
+    last: str = FIRST
+    revoked: bool = False
+    compromised_since_ms: int = 0
+
+
+@dataclass(slots=True)
+class Keyring:
+    """The sites of one log, by name."""
+
+    log: str
+    sites: dict[str, SiteState]
+
+    def keys(self) -> Iterator[tuple[str, bytes]]:
+        """Give every key in force or once in force here, with its site."""
+        for state in self.sites.values():
+            yield state.site, state.identity
+            yield state.site, state.witness
+
+    def admit(self, leaf: Leaf) -> None:
+        """Take one entry in, if it may stand in the log here: a statement or a revocation.
+
+        Checks key, signature, sequence and link of a statement, and the proof of a rotation.
+        Raises SignatureInvalid with the reason; nothing has changed then.
+        """
+        event = leaf.event
+        if isinstance(event, Revoke):
+            state = self.sites.get(event.site)
+            if state is None or state.revoked or state.identity.hex() != event.identity:
+                raise SignatureInvalid(f"the log revokes a key of {event.site} not in force")
+        if leaf.statement is not None and leaf.envelope is not None:
+            self._check(leaf, leaf.statement, leaf.envelope)
+        self.apply(leaf)
+
+    def apply(self, leaf: Leaf) -> None:
+        """Take one entry in without checking it; for entries that were checked before."""
+        event, site = leaf.event, leaf.site
+        if isinstance(event, Enrol):
+            keys = bytes.fromhex(event.identity), bytes.fromhex(event.witness)
+            # Enrolled again after a revocation: the statements go on counting, the key is new.
+            old = self.sites.get(site)
+            sequence, last = (old.sequence, old.last) if old else (0, FIRST)
+            self.sites[site] = SiteState(site, *keys, sequence, last)
+        elif isinstance(event, Rotate):
+            self.sites[site] = replace(
+                self.sites[site],
+                identity=bytes.fromhex(event.identity),
+                witness=bytes.fromhex(event.witness),
+            )
+        elif isinstance(event, Revoke):
+            self.sites[site] = replace(
+                self.sites[site],
+                revoked=True,
+                compromised_since_ms=event.compromised_since_ms,
+            )
+        if leaf.statement is not None and leaf.envelope is not None:
+            self.resume(site, leaf.statement.sequence, leaf.envelope.digest())
+
+    def resume(self, site: str, sequence: int, last: str) -> None:
+        """Set where the statements of `site` stand."""
+        self.sites[site] = replace(self.sites[site], sequence=sequence, last=last)
+
+    def _check(self, leaf: Leaf, statement: Statement, envelope: Envelope) -> None:
+        site, event = statement.site, leaf.event
+        if statement.log != self.log:
+            raise SignatureInvalid(f"the statement of {site} was made for another log")
+        state = self.sites.get(site)
+        if isinstance(event, Enrol):
+            if state is not None and not state.revoked:
+                raise SignatureInvalid(f"{site} is enrolled twice; a new key needs a rotation")
+            self._unused(site, event.identity, event.witness)
+            identity = bytes.fromhex(event.identity)
+        elif state is None:
+            raise SignatureInvalid(f"{site} speaks but was never enrolled")
+        elif state.revoked:
+            raise SignatureInvalid(f"the key of {site} was revoked before this statement")
+        else:
+            identity = state.identity
+        envelope.verify(identity)
+        sequence, last = (state.sequence, state.last) if state else (0, FIRST)
+        if (statement.sequence, statement.previous) != (sequence + 1, last):
+            raise SignatureInvalid(
+                f"statement {statement.sequence} of {site} does not follow its statement {sequence}"
+            )
+        if isinstance(event, Rotate):
+            self._unused(site, event.identity, event.witness)
+            verify_signature(
+                bytes.fromhex(event.identity),
+                bytes.fromhex(event.proof),
+                rotation_message(self.log, event),
+            )
+
+    def _unused(self, site: str, identity: str, witness: str) -> None:
+        if identity == witness:
+            raise SignatureInvalid(f"{site} uses one key as identity and witness")
+        for owner, key in self.keys():
+            if owner != site and key.hex() in (identity, witness):
+                raise SignatureInvalid(f"one key stands under two names: {owner} and {site}")
