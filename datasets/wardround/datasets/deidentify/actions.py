@@ -1,0 +1,380 @@
+"""The walk through a data set: each attribute is removed, emptied, replaced, cleaned or kept.
+
+Order of decision for an attribute: a rule of the standard's table and the options that are on;
+else whether the standard knows the attribute at all (what it does not know goes); else its VR.
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from wardround.datasets.deidentify import dates, text, values
+from wardround.datasets.deidentify.dummies import EMPTY_DOCUMENTS, dummy, removed_code
+from wardround.datasets.deidentify.privates import safe_privates
+from wardround.datasets.deidentify.profile import Profile
+from wardround.datasets.deidentify.pseudonyms import Pseudonyms
+from wardround.datasets.deidentify.table import (
+    BEYOND_THE_TABLE,
+    FOREIGN_GROUPS,
+    Option,
+    attribute_type,
+    resolve,
+    rules,
+)
+from wardround.datasets.errors import Refused
+
+PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
+_PATIENT_NAME, _PATIENT_ID, _PATIENT_AGE = 0x00100010, 0x00100020, 0x00101010
+_DOCUMENT, _DOCUMENT_TYPE, _DOCUMENT_LENGTH = 0x00420011, 0x00420012, 0x00420015
+_TEXT_VALUE = 0x0040A160
+_MAX_DEPTH = 64
+# All that a reference to another instance needs; a kept reference holds nothing else.
+_REFERENCE = frozenset({0x00081150, 0x00081155, 0x00081160, 0x0062000B, 0x00081162})
+_UNDECODABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    NotImplementedError,
+    OverflowError,
+    EOFError,
+    struct.error,
+)
+
+
+@dataclass(slots=True)
+class Walk:
+    """What one file's walk needs and gathers. `patient` is never shown."""
+
+    profile: Profile
+    pseudonyms: Pseudonyms = field(repr=False)
+    patient: str = field(repr=False)
+    sop_class: str
+    identity: text.Identity = field(default_factory=text.Identity, repr=False)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the walk is: the sequence around, how deep, and whether the item stands for a dummy."""
+
+    sequence: int | None = None
+    depth: int = 0
+    dummies: bool = False
+
+
+def clean_dataset(dataset: Dataset, walk: Walk) -> None:
+    """De-identify `dataset` in place. File meta and pixels are not touched here.
+
+    Raises Refused for what cannot be made safe.
+    """
+    _clean(dataset, walk, _Place())
+    _scrub(dataset, walk)
+
+
+def _clean(dataset: Dataset, walk: Walk, place: _Place) -> None:
+    if place.depth > _MAX_DEPTH:
+        raise Refused("malformed", "sequences are nested deeper than 64 levels")
+    safe = safe_privates(dataset) if Option.SAFE_PRIVATE in walk.profile.options else frozenset()
+    for tag in sorted(dataset.keys()):
+        if tag not in dataset:
+            continue
+        try:
+            element = dataset[tag]
+        except _UNDECODABLE:
+            del dataset[tag]
+            walk.counts["undecodable_removed"] += 1
+            continue
+        number = int(tag)
+        if tag.is_private:
+            if number in safe:
+                walk.counts["private_kept"] += 1
+            else:
+                _remove(dataset, element, walk, "private_removed")
+        elif tag.group in FOREIGN_GROUPS or tag.element == 0:
+            _remove(dataset, element, walk, "foreign_removed")
+        elif tag.group >> 8 == 0x50 or (tag.group >> 8 == 0x60 and tag.group & 1 == 0):
+            _remove(dataset, element, walk, "graphics_removed")
+        elif number in rules()[0]:
+            _by_rule(dataset, element, walk, place)
+        elif number in BEYOND_THE_TABLE:
+            _remove(dataset, element, walk, "removed")
+        else:
+            _without_rule(dataset, element, walk, place)
+
+
+def _by_rule(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+    rule = rules()[0][int(element.tag)]
+    letters = {option: letter for option, letter in rule.options if option in walk.profile.options}
+    if "K" in letters.values():
+        _keep_by_option(dataset, element, walk, place)
+        return
+    if letters:
+        option = next(iter(letters))
+        if _clean_by_option(dataset, element, walk, place, option):
+            return
+    action = rule.basic
+    if action == "X/Z/U*" and _keep_references(element, walk, place):
+        return
+    if "/" in action:
+        action = resolve(action, attribute_type(walk.sop_class, place.sequence, int(element.tag)))
+    _ACTIONS[action](dataset, element, walk, place)
+
+
+def _keep_by_option(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+    walk.counts["kept_by_option"] += 1
+    if element.VR == "SQ":
+        _items(element, walk, place)
+    elif element.tag == _PATIENT_AGE:
+        # Ages above 89 identify by themselves (45 CFR 164.514(b)(2)(i)(C)).
+        age = str(element.value or "")
+        if age[:3].isdigit() and age[3:4] == "Y" and int(age[:3]) > 89:
+            element.value = "090Y"
+            walk.counts["age_capped"] += 1
+
+
+def _clean_by_option(
+    dataset: Dataset, element: DataElement, walk: Walk, place: _Place, option: Option
+) -> bool:
+    """Apply action C of `option`; False when the value cannot be cleaned, only removed."""
+    if option is Option.MODIFIED_DATES:
+        return _shift(element, walk)
+    if element.VR == "SQ":
+        if option is Option.STRUCTURED or place.depth:
+            _items(element, walk, place)
+            walk.counts["cleaned"] += 1
+            return True
+        return False
+    if option in (Option.DESCRIPTORS, Option.PATIENT, Option.DEVICE, Option.STRUCTURED):
+        return _clean_text(element, walk)
+    return False
+
+
+def _shift(element: DataElement, walk: Walk) -> bool:
+    """Move DA and DT by the patient's own number of days; a TM stays as it is."""
+    _remember(element, walk)
+    if element.VR == "TM":
+        walk.counts["time_kept"] += 1
+        return True
+    move = {"DA": dates.shift_date, "DT": dates.shift_datetime}.get(element.VR)
+    if move is None:
+        return False
+    days = walk.pseudonyms.days_back(walk.patient)
+    moved = [move(value, days) for value in values.strings(element) if value.strip()]
+    if None in moved:
+        return False
+    element.value = moved[0] if len(moved) == 1 else moved or None
+    walk.counts["dates_shifted"] += 1
+    return True
+
+
+def _clean_text(element: DataElement, walk: Walk) -> bool:
+    if not values.fits(element.VR, values.LONG_TEXT):
+        return False
+    _remember(element, walk)
+    cleaned = [text.clean(value) for value in values.strings(element)]
+    element.value = cleaned[0] if len(cleaned) == 1 else cleaned or None
+    walk.counts["cleaned"] += 1
+    return True
+
+
+def _keep_references(element: DataElement, walk: Walk, place: _Place) -> bool:
+    """Reduce a sequence of references to remapped references and nothing else."""
+    if element.VR != "SQ":
+        return False
+    kept = []
+    for item in element.value or ():
+        if 0x00081155 not in item:
+            continue
+        for tag in list(item.keys()):
+            if int(tag) not in _REFERENCE:
+                _remove(item, item[tag], walk, "removed")
+        _clean(item, walk, _Place(int(element.tag), place.depth + 1))
+        kept.append(item)
+    if not kept:
+        return False
+    element.value = Sequence(kept)
+    walk.counts["references_kept"] += 1
+    return True
+
+
+def _without_rule(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+    tag, vr = int(element.tag), element.VR
+    declared = values.declared_vrs(tag)
+    if not declared:
+        _remove(dataset, element, walk, "unknown_removed")
+    elif not values.fits(vr, declared):
+        _remove(dataset, element, walk, "undecodable_removed")
+    elif tag in PIXELS:
+        if place.depth:
+            _remove(dataset, element, walk, "graphics_removed")
+    elif vr == "SQ":
+        _items(element, walk, place)
+    elif vr == "UI":
+        _map_uids(dataset, element, walk, place)
+    elif vr in values.TEMPORAL:
+        if not (Option.MODIFIED_DATES in walk.profile.options and _shift(element, walk)):
+            _remove(dataset, element, walk, "removed")
+    elif vr in ("PN", "UR") or (
+        values.retired(tag) and (vr in values.SHORT_TEXT or vr in values.BINARY)
+    ):
+        _remove(dataset, element, walk, "removed")
+    elif vr in values.LONG_TEXT:
+        _long_text(dataset, element, walk, place)
+    elif place.dummies and (vr in values.SHORT_TEXT or vr in values.BINARY):
+        _replace(dataset, element, walk, place)
+
+
+def _long_text(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+    """Free text that no rule names: cleaned where an option cleans text, else removed."""
+    option = Option.STRUCTURED if element.tag == _TEXT_VALUE else Option.DESCRIPTORS
+    if option in walk.profile.options and _clean_text(element, walk):
+        if values.empty(element):
+            element.value = "REMOVED"
+    else:
+        _remove(dataset, element, walk, "free_text_removed")
+
+
+def _items(element: DataElement, walk: Walk, place: _Place, *, dummies: bool = False) -> None:
+    inner = _Place(int(element.tag), place.depth + 1, dummies or place.dummies)
+    for item in element.value or ():
+        _clean(item, walk, inner)
+
+
+def _remove(dataset: Dataset, element: DataElement, walk: Walk, kind: str) -> None:
+    _remember(element, walk)
+    del dataset[element.tag]
+    walk.counts[kind] += 1
+
+
+def _x(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+    _remove(dataset, element, walk, "removed")
+
+
+def _z(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+    if element.tag in (_PATIENT_NAME, _PATIENT_ID):
+        _replace(dataset, element, walk, place)
+        return
+    _remember(element, walk)
+    vr = _public_vr(element)
+    empty = Sequence() if vr == "SQ" else b"" if vr in values.BINARY else None
+    dataset[element.tag] = DataElement(element.tag, vr, empty)
+    walk.counts["emptied"] += 1
+
+
+def _replace(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+    _remember(element, walk)
+    tag, vr = element.tag, _public_vr(element)
+    if tag in (_PATIENT_NAME, _PATIENT_ID):
+        dataset[tag] = DataElement(tag, vr, walk.pseudonyms.patient(walk.patient))
+    elif tag == _DOCUMENT:
+        _replace_document(dataset, walk)
+    elif vr == "UI":
+        _map_uids(dataset, element, walk, place)
+        return
+    elif vr == "SQ" and element.VR == "SQ" and element.value:
+        first = element.value[0]
+        _clean(first, walk, _Place(int(tag), place.depth + 1, dummies=True))
+        dataset[tag] = DataElement(tag, "SQ", Sequence([first if len(first) else removed_code()]))
+    else:
+        dataset[tag] = dummy(tag, vr, element.value)
+    walk.counts["replaced"] += 1
+
+
+def _replace_document(dataset: Dataset, walk: Walk) -> None:
+    kind = str(dataset.get(_DOCUMENT_TYPE, DataElement(_DOCUMENT_TYPE, "LO", "")).value)
+    content = EMPTY_DOCUMENTS.get(kind.strip().casefold())
+    if content is None:
+        content = b"\0\0"
+    dataset[_DOCUMENT] = DataElement(_DOCUMENT, "OB", content + b"\0" * (len(content) % 2))
+    if _DOCUMENT_LENGTH in dataset:
+        dataset[_DOCUMENT_LENGTH].value = len(content)
+
+
+def _map_uids(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+    old = [value.strip(" \0") for value in values.strings(element)]
+    new = [walk.pseudonyms.uid(value) for value in old]
+    for before, after in zip(old, new, strict=True):
+        if before != after:
+            walk.identity.add(before, always=True)
+            walk.counts["uids_replaced"] += 1
+    vr = _public_vr(element)
+    dataset[element.tag] = DataElement(
+        element.tag, vr if vr == "UI" else "UI", new[0] if len(new) == 1 else new or None
+    )
+
+
+def _public_vr(element: DataElement) -> str:
+    """Return the VR the standard gives, where it gives one; files may claim another."""
+    declared = values.declared_vrs(int(element.tag))
+    return element.VR if element.VR in declared or not declared else min(declared)
+
+
+def _remember(element: DataElement, walk: Walk) -> None:
+    """Note what identified the patient, to look for it in what stays."""
+    if element.VR == "SQ":
+        for item in element.value or ():
+            for inner, value in values.nested_strings(item):
+                _note(inner, value, walk)
+    else:
+        for value in values.strings(element):
+            _note(element, value, walk)
+
+
+def _note(element: DataElement, value: str, walk: Walk) -> None:
+    if element.VR == "PN":
+        walk.identity.add_name(value)
+    elif element.VR in values.TEMPORAL:
+        if element.VR != "TM" or len(value) > 8:
+            walk.identity.add(value, always=True, raw=False)
+    elif element.tag.is_private:
+        # Vendors repeat harmless public attributes in their own: only names and what looks like
+        # a record number count from there.
+        if element.VR != "UN" and any(map(str.isdigit, value)) and values.telltale(0, value):
+            walk.identity.add(value)
+    elif element.VR not in ("DS", "IS", "AS"):
+        walk.identity.add(value)
+
+
+def _scrub(dataset: Dataset, walk: Walk) -> None:
+    """Take removed values, and what looks like one, out of everything that stayed."""
+    for element in list(dataset):
+        if element.VR == "SQ":
+            for item in element.value or ():
+                _scrub(item, walk)
+        elif element.tag in (_PATIENT_NAME, _PATIENT_ID) or int(element.tag) in PIXELS:
+            continue
+        elif element.VR in values.BINARY:
+            if isinstance(element.value, bytes) and walk.identity.found_in_bytes(element.value):
+                del dataset[element.tag]
+                walk.counts["repeated_values_removed"] += 1
+        elif _tells(element, walk):
+            dataset[element.tag] = dummy(element.tag, element.VR, element.value)
+            walk.counts["repeated_values_removed"] += 1
+
+
+def _tells(element: DataElement, walk: Walk) -> bool:
+    vr = element.VR
+    if vr in ("CS", "AE", "AS"):
+        return any(walk.identity.found_in(v, names=False) for v in values.strings(element))
+    if vr not in values.SHORT_TEXT and vr not in values.LONG_TEXT:
+        return False
+    tag = int(element.tag)
+    return any(
+        walk.identity.found_in(value) or values.telltale(tag, value)
+        for value in values.strings(element)
+    )
+
+
+_ACTIONS: dict[str, Callable[[Dataset, DataElement, Walk, _Place], None]] = {
+    "X": _x,
+    "Z": _z,
+    "D": _replace,
+    "U": _map_uids,
+}

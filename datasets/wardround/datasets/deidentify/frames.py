@@ -1,0 +1,138 @@
+"""The pixels of a data set, frame by frame, each as grey planes in which text can be looked for."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import (
+    HTJ2K,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
+
+from wardround.datasets.deidentify.reading import BROKEN
+from wardround.datasets.deidentify.streams import blank_comments
+from wardround.datasets.errors import Refused
+
+Plane = NDArray[np.float32]
+
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_CODESTREAMS = frozenset(
+    [*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes]
+) | {HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL}
+
+
+def has_pixels(dataset: Dataset) -> bool:
+    """Tell whether the data set holds an image."""
+    return any(keyword in dataset for keyword in PIXEL_KEYWORDS)
+
+
+def frame_count(dataset: Dataset) -> int:
+    """Return the number of frames, at least 1. Raises Refused when it is no such number."""
+    try:
+        return max(1, int(dataset.get("NumberOfFrames", 1) or 1))
+    except (ValueError, TypeError):
+        raise Refused("malformed", "NumberOfFrames is no number") from None
+
+
+def check_size(dataset: Dataset, limit: int) -> None:
+    """See that the decoded image has a size and is at most `limit` bytes; else raise Refused."""
+    try:
+        sides = [int(dataset[name].value) for name in ("Rows", "Columns", "BitsAllocated")]
+        samples = int(dataset.get("SamplesPerPixel", 1) or 1)
+    except BROKEN:
+        raise Refused("malformed", "the image's size is missing") from None
+    if min(*sides, samples) < 1:
+        raise Refused("malformed", "the image's size is zero")
+    if math.prod(sides) * samples * frame_count(dataset) // 8 > limit:
+        raise Refused("too_large", "decodes to more than the profile allows")
+
+
+def tidy_pixels(dataset: Dataset, syntax: UID) -> int:
+    """Take out of the pixel element what is no pixel; return how many bytes or frames changed.
+
+    Native: bytes after the last frame. Compressed: comments, application data and trailing bytes.
+    Raises Refused ("truncated" or "pixels_unreadable").
+    """
+    if not syntax.is_encapsulated:
+        return sum(_trim(dataset, keyword) for keyword in PIXEL_KEYWORDS if keyword in dataset)
+    if syntax not in _CODESTREAMS:
+        return 0
+    old = cast(bytes, dataset.PixelData)
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    try:
+        frames = list(generate_frames(old, number_of_frames=frame_count(dataset)))
+    except BROKEN:
+        raise Refused("pixels_unreadable", "the compressed frames cannot be told apart") from None
+    cleaned = [blank_comments(frame, rows, columns) for frame in frames]
+    dataset.PixelData = encapsulate(cleaned)
+    dataset["PixelData"].is_undefined_length = True
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in dataset:
+            del dataset[keyword]
+    return sum(before != after for before, after in zip(frames, cleaned, strict=True))
+
+
+def _trim(dataset: Dataset, keyword: str) -> int:
+    pixels = int(dataset.Rows) * int(dataset.Columns) * frame_count(dataset)
+    samples = int(dataset.get("SamplesPerPixel", 1) or 1)
+    if samples == 3 and dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+        samples = 2
+    expected = (pixels * samples * int(dataset.BitsAllocated) + 7) // 8
+    content = dataset[keyword].value
+    if not isinstance(content, bytes) or len(content) < expected:
+        raise Refused("truncated", "fewer pixels than the header says")
+    extra = len(content) - expected
+    if any(content[expected:]):
+        dataset[keyword].value = content[:expected] + b"\0" * (expected % 2)
+        return extra
+    return 0
+
+
+def grey_planes(dataset: Dataset) -> Iterator[Plane]:
+    """Yield for each frame one or two planes (rows x columns, float32): brightness and colour.
+
+    Raises Refused ("pixels_unreadable") when a frame cannot be decoded.
+    """
+    colour = str(dataset.get("PhotometricInterpretation", ""))
+    expected, seen = frame_count(dataset), 0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for frame in iter_pixels(dataset, raw=True):
+                yield from _planes(np.asarray(frame), colour, dataset)
+                seen += 1
+    except (*BROKEN, RuntimeError, MemoryError) as error:
+        raise Refused("pixels_unreadable", type(error).__name__) from None
+    if seen != expected:
+        raise Refused("pixels_unreadable", "another number of frames than the header says")
+
+
+def _planes(frame: NDArray[np.generic], colour: str, dataset: Dataset) -> Iterator[Plane]:
+    if colour == "PALETTE COLOR":
+        frame = np.asarray(apply_color_lut(frame, dataset))[..., :3]
+        colour = "RGB"
+    values = frame.astype(np.float32)
+    if values.ndim == 2:
+        yield np.nan_to_num(values)
+    elif values.ndim == 3 and values.shape[2] in (3, 4):
+        values = values[..., :3]
+        if colour.startswith("YBR"):
+            yield values[..., 0]
+            yield np.abs(values[..., 1:] - values[..., 1:].mean()).sum(axis=2)
+        else:
+            yield values @ np.array([0.299, 0.587, 0.114], np.float32)
+            yield values.max(axis=2) - values.min(axis=2)
+    else:
+        raise Refused("pixels_unreadable", "a frame is neither grey nor of three colours")

@@ -1,0 +1,239 @@
+"""A folder of files through the de-identifier: both cores, in order, resumable, crash-proof."""
+
+import logging
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from wardround.datasets.deidentify import instance
+from wardround.datasets.deidentify.journal import Journal
+from wardround.datasets.deidentify.profile import Profile
+from wardround.datasets.deidentify.pseudonyms import Pseudonyms, key_id
+from wardround.datasets.deidentify.reading import hash_file, quiet_pydicom, read_content
+from wardround.datasets.deidentify.report import Outcome, Report
+from wardround.datasets.errors import DeidentificationError, Refused
+
+# Raised whenever the same input would give another result: earlier journals are then not used.
+RESULT_VERSION = 1
+_PART = ".wardround-"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One file of the folder and its outcome; for the site's own eyes, it holds paths."""
+
+    source: Path
+    outcome: Outcome
+    output: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run: the report that may leave, and the list of files that may not."""
+
+    report: Report
+    files: tuple[Done, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    source: Path
+    output: Path
+    profile: Profile
+    pseudonyms: Pseudonyms
+    distinct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    outcome: Outcome
+    part: Path | None = None
+
+
+def deidentify_folder(
+    source: Path,
+    output: Path,
+    *,
+    profile: Profile,
+    key: bytes,
+    journal: Path | None = None,
+    jobs: int | None = None,
+    on_file: Callable[[int, int], None] | None = None,
+) -> Run:
+    """De-identify every file under `source` into `output`, named by new SOP Instance UID.
+
+    `source` is only read. What cannot be passed is set aside in the report and nothing of it is
+    written. `journal`: a folder, private to the site, by which an interrupted run goes on.
+    `jobs`: worker processes, default one a core. `on_file(done, total)` is told of progress.
+
+    Raises DeidentificationError when the folders do not allow a run.
+    """
+    source, output = source.resolve(), output.resolve()
+    _check_folders(source, output)
+    pseudonyms = Pseudonyms(key)
+    paths = sorted(_walk(source))
+    output.mkdir(parents=True, exist_ok=True)
+    for left in output.glob(f"{_PART}*.part"):
+        left.unlink(missing_ok=True)
+    tasks = [_Task(path, output, profile, pseudonyms) for path in paths]
+    scope = f"{RESULT_VERSION}\0{profile.digest()}"
+    if journal is None:
+        files = tuple(_collect(tasks, None, jobs, on_file))
+    else:
+        with Journal(journal, output, scope, pseudonyms) as known:
+            files = tuple(_collect(tasks, known, jobs, on_file))
+    return Run(Report.of(profile, key_id(key), (done.outcome for done in files)), files)
+
+
+def _check_folders(source: Path, output: Path) -> None:
+    if not source.is_dir():
+        raise DeidentificationError("the input folder does not exist; give a folder of DICOM files")
+    if output.exists() and not output.is_dir():
+        raise DeidentificationError("the output is a file; give a folder")
+    if source == output or source in output.parents or output in source.parents:
+        raise DeidentificationError(
+            "input and output folder lie inside each other; choose an output folder elsewhere, "
+            "so that originals and results are never mixed"
+        )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield what is no folder, links included; a linked folder is not entered."""
+    for root, folders, names in os.walk(folder, followlinks=False):
+        for name in folders:
+            if (Path(root) / name).is_symlink():
+                yield Path(root) / name
+        for name in names:
+            yield Path(root) / name
+
+
+def _collect(
+    tasks: list[_Task],
+    journal: Journal | None,
+    jobs: int | None,
+    on_file: Callable[[int, int], None] | None,
+) -> Iterator[Done]:
+    """Place each result in order, so that of two files with one UID the same always comes first."""
+    taken: dict[str, str] = {}
+    known: dict[Path, Outcome] = {}
+    names: dict[Path, str] = {}
+    if journal is not None:
+        for task in tasks:
+            names[task.source] = journal.name(task.source)
+            earlier = journal.get(names[task.source])
+            if earlier and (not earlier.uid or _target(task, earlier.uid).is_file()):
+                known[task.source] = earlier
+    made = _run([task for task in tasks if task.source not in known], jobs)
+    for number, task in enumerate(tasks, 1):
+        outcome = known.get(task.source)
+        if outcome is None:
+            outcome = _place(task, next(made), taken)
+            if journal is not None:
+                journal.put(names[task.source], outcome)
+        elif outcome.uid and not outcome.duplicate:
+            taken.setdefault(outcome.uid, outcome.sha256)
+        if on_file is not None:
+            on_file(number, len(tasks))
+        yield Done(task.source, outcome, _target(task, outcome.uid) if outcome.uid else None)
+
+
+def _target(task: _Task, uid: str) -> Path:
+    return task.output / f"{uid}.dcm"
+
+
+def _place(task: _Task, made: _Made, taken: dict[str, str]) -> Outcome:
+    """Give a finished file its name. The same bytes twice are one; another content of the same
+    UID gets a UID of its own, so that neither is lost.
+    """
+    outcome = made.outcome
+    if made.part is None:
+        return outcome
+    earlier = taken.get(outcome.uid)
+    if earlier == outcome.sha256:
+        made.part.unlink()
+        return replace(outcome, duplicate=True)
+    if earlier is not None:
+        made.part.unlink()
+        again = next(_run([replace(task, distinct=True)], 1))
+        if again.part is None:
+            return again.outcome
+        outcome, part = again.outcome, again.part
+        if outcome.uid in taken:
+            part.unlink()
+            return replace(outcome, duplicate=True)
+    else:
+        part = made.part
+    taken[outcome.uid] = outcome.sha256
+    os.replace(part, _target(task, outcome.uid))
+    return outcome
+
+
+def _run(tasks: list[_Task], jobs: int | None) -> Iterator[_Made]:
+    """Yield each task's result in order. A worker that dies takes only its own file with it."""
+    workers = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
+    waiting = deque(tasks)
+    while waiting:
+        with _pool(workers) as pool:
+            running: deque[tuple[_Task, Future[_Made]]] = deque()
+            try:
+                while waiting or running:
+                    while waiting and len(running) < 4 * workers:
+                        running.append((waiting[0], pool.submit(_work, waiting[0])))
+                        waiting.popleft()
+                    made = running[0][1].result()
+                    running.popleft()
+                    yield made
+            except BrokenProcessPool:
+                suspects = [task for task, _ in running]
+        for task in suspects if waiting or running else ():
+            yield _alone(task)
+
+
+def _alone(task: _Task) -> _Made:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(_work, task).result()
+        except BrokenProcessPool:
+            return _Made(
+                Outcome(hash_file(task.source), reason="crash", detail="a worker process ended")
+            )
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([instance.__name__])
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    quiet_pydicom()
+    logging.disable(logging.CRITICAL)
+
+
+def _work(task: _Task) -> _Made:
+    sha256 = ""
+    try:
+        content = read_content(task.source, task.profile.max_file_bytes)
+        sha256 = content.sha256
+        result = instance.deidentify(content, task.profile, task.pseudonyms, distinct=task.distinct)
+    except Refused as refused:
+        sha256 = sha256 or ("" if refused.reason == "link" else hash_file(task.source))
+        return _Made(Outcome(sha256, reason=refused.reason, detail=str(refused)))
+    part = task.output / f"{_PART}{secrets.token_hex(12)}.part"
+    try:
+        part.write_bytes(result.data)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise DeidentificationError(
+            f"cannot write into the output folder: {os.strerror(error.errno or 0)}"
+        ) from None
+    counts = tuple(sorted(result.counts.items()))
+    return _Made(Outcome(sha256, uid=result.uid, counts=counts), part)

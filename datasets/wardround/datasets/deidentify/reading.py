@@ -1,0 +1,162 @@
+"""A file's bytes to a pydicom data set, with every limit checked before anything is expanded."""
+
+import hashlib
+import io
+import os
+import stat
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom import config
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import _read_file_meta_info, dcmread, read_preamble
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from wardround.datasets.errors import Refused
+
+# pydicom answers a broken file with any of these.
+BROKEN = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    NotImplementedError,
+    OverflowError,
+    EOFError,
+    struct.error,
+    RecursionError,
+    InvalidDicomError,
+    zlib.error,
+)
+_CHUNK = 1 << 20
+_MAX_EXPANSION = 64 << 20
+_CMS = bytes.fromhex("06092a864886f70d0107")  # DER of the object identifiers of CMS (RFC 5652)
+_DIRECTORY = "1.2.840.10008.1.3.10"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The bytes of one file and their SHA-256 (hex)."""
+
+    data: bytes = field(repr=False)
+    sha256: str
+
+
+def read_content(path: Path, limit: int) -> Content:
+    """Read a regular file of at most `limit` bytes without following a link.
+
+    Raises Refused ("special_file", "link", "unreadable", "empty", "too_large").
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if path.is_symlink():
+            raise Refused("link", "a symbolic link") from None
+        raise Refused("unreadable", f"cannot be opened: {os.strerror(error.errno or 0)}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused("special_file", "not a regular file")
+        if status.st_size == 0:
+            raise Refused("empty", "no bytes")
+        if status.st_size > limit:
+            raise Refused("too_large", f"{status.st_size >> 20} MiB")
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise Refused("unreadable", f"read failed: {os.strerror(error.errno or 0)}") from None
+    if len(data) > limit:
+        raise Refused("too_large", "grew while it was read")
+    return Content(data, hashlib.sha256(data).hexdigest())
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file of any size, "" when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ""
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def parse(content: Content) -> FileDataset:
+    """Return the data set in `content`, complete and not expanded beyond reason.
+
+    Raises Refused ("not_dicom", "encrypted", "directory", "expands", "truncated", "malformed").
+    """
+    data = content.data
+    if not _looks_like_dicom(data):
+        if _CMS in data[:64] or data.startswith((b"-----BEGIN", b"\x85\x02", b"Salted__")):
+            raise Refused("encrypted", "an encrypted container")
+        raise Refused("not_dicom", "no DICOM header")
+    try:
+        _check_expansion(data)
+        # Values of a patient's file must not reach a warning or a log.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = dcmread(io.BytesIO(data), force=True)
+            _check_complete(dataset)
+    except BROKEN as error:
+        kind = "truncated" if isinstance(error, EOFError) else "malformed"
+        raise Refused(kind, type(error).__name__) from None
+    if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
+        raise Refused("directory", "a DICOMDIR")
+    return dataset
+
+
+def _looks_like_dicom(data: bytes) -> bool:
+    if data[128:132] == b"DICM":
+        return True
+    # Old files begin with the first attribute of group 2 or 8, with no preamble.
+    return data[:2] in (b"\x02\0", b"\x08\0") and data[3:4] == b"\0" and len(data) > 16
+
+
+def _check_expansion(data: bytes) -> None:
+    file = io.BytesIO(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read_preamble(file, force=True)
+        meta = _read_file_meta_info(file)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    limit = max(_MAX_EXPANSION, 20 * len(data))
+    total, pending = 0, file.read()
+    while pending and not inflate.eof:
+        total += len(inflate.decompress(pending, _CHUNK))
+        if total > limit:
+            raise Refused("expands", f"more than {limit >> 20} MiB from {len(data) >> 10} KiB")
+        pending = inflate.unconsumed_tail
+    if not inflate.eof:
+        raise Refused("truncated", "the deflated data set ends early")
+
+
+def _check_complete(dataset: FileDataset) -> None:
+    """See that each value is as long as its header said."""
+    elements = list(dataset.values())
+    if not elements:
+        raise Refused("truncated", "no attributes after the header")
+    for element in elements:
+        if (
+            isinstance(element, RawDataElement)
+            and element.length != 0xFFFFFFFF
+            and len(element.value or b"") != element.length
+        ):
+            raise Refused("truncated", "a value ends before its length")
+
+
+def quiet_pydicom() -> None:
+    """Keep pydicom from writing values of a file to its log, in this process."""
+    config.logger.disabled = True

@@ -1,0 +1,29 @@
+"""Why a file is not passed on: a fixed list of words, each with a sentence for a person."""
+
+from types import MappingProxyType
+
+REASONS = MappingProxyType(
+    {
+        "empty": "the file has no bytes; export it again",
+        "not_dicom": "not a DICOM file; it was left where it is",
+        "unreadable": "the operating system does not let this account read it",
+        "special_file": "not a regular file (device, socket or pipe)",
+        "link": "a symbolic link; only files inside the folder itself are read",
+        "too_large": "larger than the profile's limit; raise max_file_mb if it is meant",
+        "expands": "expands far beyond its size (a decompression bomb); refused unread",
+        "truncated": "the file ends before its data do; export it again",
+        "malformed": "the DICOM structure is broken; export it again",
+        "encrypted": "the file is encrypted; decrypt it before de-identification",
+        "directory": "a DICOMDIR index, which names patients and holds no image",
+        "unknown_class": "an object class this version does not know; its attributes are unsafe",
+        "unidentified": "SOP Class or SOP Instance UID is missing",
+        "modality": "a modality the profile does not ask for",
+        "document": "an embedded document of a kind that cannot be emptied safely",
+        "burned_in_header": "its header says, or its kind suggests, text burned into the pixels",
+        "burned_in_pixels": "its pixels look as if they hold burned-in text",
+        "recognisable": "its header says a person is recognisable in the pixels",
+        "pixels_unreadable": "its pixels cannot be decoded, so they cannot be checked for text",
+        "survivor": "an identifying value was still found in the result; nothing was written",
+        "crash": "a decoder ended the worker process on this file",
+    }
+)

@@ -1,0 +1,131 @@
+"""Comments and application data inside compressed frames: blanked in place, pixels untouched.
+
+A JPEG file can carry EXIF, comments and bytes after its end; JPEG 2000 has comments too. The
+payloads are overwritten with zeros, so no offset moves and every decoder gives the same pixels.
+
+Sources: ITU-T T.81 Annex B (JPEG), T.87 Annex C (JPEG-LS), T.800 Annex A (JPEG 2000).
+"""
+
+from wardround.datasets.errors import Refused
+
+_SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+_BARE = frozenset(range(0xD0, 0xD8)) | {0x01}
+# What decoders need: JFIF (density and units), Adobe's and HP's colour transforms.
+_NEEDED = ((0xE0, b"JFIF\0", 16), (0xEE, b"Adobe", 14), (0xE8, b"mrfx", 16))
+_J2K_SOC, _J2K_SIZ, _J2K_COM, _J2K_SOT, _J2K_SOD, _J2K_EOC = (
+    0xFF4F,
+    0xFF51,
+    0xFF64,
+    0xFF90,
+    0xFF93,
+    0xFFD9,
+)
+
+
+def blank_comments(frame: bytes, rows: int, columns: int) -> bytes:
+    """Return `frame` (JPEG, JPEG-LS or JPEG 2000 codestream) with its free-form payloads zeroed.
+
+    Raises Refused ("pixels_unreadable") for another format, a broken structure, or a picture whose
+    size is not `rows` x `columns`, which would decode to something the header does not tell.
+    """
+    data = bytearray(frame)
+    try:
+        if data[:2] == b"\xff\xd8":
+            size = _blank_jpeg(data)
+        elif data[:2] == b"\xff\x4f":
+            size = _blank_jpeg2000(data)
+        else:
+            raise Refused("pixels_unreadable", "a frame is no JPEG or JPEG 2000 codestream")
+    except IndexError:
+        raise Refused("pixels_unreadable", "a compressed frame ends early") from None
+    if size != (rows, columns):
+        raise Refused("pixels_unreadable", "a frame's own size is not the header's")
+    return bytes(data)
+
+
+def _word(data: bytearray, at: int) -> int:
+    return data[at] << 8 | data[at + 1]
+
+
+def _long(data: bytearray, at: int) -> int:
+    return _word(data, at) << 16 | _word(data, at + 2)
+
+
+def _zero(data: bytearray, start: int, stop: int) -> None:
+    stop = min(stop, len(data))
+    data[start:stop] = bytes(max(0, stop - start))
+
+
+def _blank_jpeg(data: bytearray) -> tuple[int, int]:
+    at, size = 2, (0, 0)
+    while True:
+        if data[at] != 0xFF:
+            raise Refused("pixels_unreadable", "a JPEG marker is missing")
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker == _EOI:
+            _zero(data, at + 2, len(data))
+            return size
+        if marker in _BARE:
+            at += 2
+            continue
+        length = _word(data, at + 2)
+        start, stop = at + 4, at + 2 + length
+        if length < 2 or stop > len(data):
+            raise Refused("pixels_unreadable", "a JPEG segment is longer than its frame")
+        if marker == _COM or 0xE0 <= marker <= 0xEF:
+            if not any(
+                marker == kind and data[start : start + len(name)] == name and length == size_
+                for kind, name, size_ in _NEEDED
+            ):
+                _zero(data, start, stop)
+        elif marker in _FRAME_HEADERS and size == (0, 0):
+            size = _word(data, start + 1), _word(data, start + 3)
+        at = _after_scan(data, stop) if marker == _SOS else stop
+
+
+def _after_scan(data: bytearray, at: int) -> int:
+    """Return where the entropy-coded bytes after `at` end: the next marker that is no restart."""
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 1 >= len(data):
+            raise Refused("pixels_unreadable", "a JPEG frame has no end marker")
+        following = data[at + 1]
+        if following >= 0x80 and following not in _BARE and following != 0xFF:
+            return at
+        at += 1 if following == 0xFF else 2
+
+
+def _blank_jpeg2000(data: bytearray) -> tuple[int, int]:
+    at, size, tile_end = 2, (0, 0), 0
+    while True:
+        marker = _word(data, at)
+        if marker == _J2K_EOC:
+            _zero(data, at + 2, len(data))
+            return size
+        if marker == _J2K_SOD:
+            if tile_end == 0:
+                end = data.rfind(b"\xff\xd9")
+                if end < at:
+                    raise Refused("pixels_unreadable", "a JPEG 2000 frame has no end marker")
+                tile_end = end
+            if tile_end <= at:
+                raise Refused("pixels_unreadable", "a JPEG 2000 tile has no length")
+            at = tile_end
+            continue
+        length = _word(data, at + 2)
+        if length < 2:
+            raise Refused("pixels_unreadable", "a JPEG 2000 segment has no length")
+        if marker == _J2K_COM:
+            _zero(data, at + 6, at + 2 + length)
+        elif marker == _J2K_SIZ:
+            wide = _long(data, at + 6) - _long(data, at + 14)
+            high = _long(data, at + 10) - _long(data, at + 18)
+            size = high, wide
+        elif marker == _J2K_SOT:
+            part = _long(data, at + 6)
+            tile_end = at + part if part else 0
+        at += 2 + length

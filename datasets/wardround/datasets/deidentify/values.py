@@ -1,0 +1,81 @@
+"""Small questions about the value of an element: its VR, its strings, whether it may stay."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+TEMPORAL = frozenset({"DA", "DT", "TM"})
+LONG_TEXT = frozenset({"LT", "ST", "UC", "UT"})
+SHORT_TEXT = frozenset({"LO", "SH"})
+_STRINGS = frozenset({"AE", "AS", "CS", "IS", "DS", "PN", "UR"}) | LONG_TEXT | SHORT_TEXT | TEMPORAL
+_FAMILIES = (
+    frozenset({"AE", "CS", "UR"}) | LONG_TEXT | SHORT_TEXT,
+    frozenset({"DS", "IS", "FD", "FL", "US", "SS", "UL", "SL", "UV", "SV"}),
+    BINARY - {"UN"},
+)
+# A mark of a person or a record in a text that no rule names: a mail address, a person's name in
+# DICOM form, a date or a number of eight digits and more, a UID.
+_TELLTALE = re.compile(
+    r"@|\^|\d{8}|\d{4}[-./]\d{2}[-./]\d{2}|\d{1,2}[-./]\d{1,2}[-./]\d{4}|"
+    r"\d+(?:\.\d+){4}"
+)
+# Codes are numbers of many digits by nature (SNOMED CT has up to 18).
+_CODES = frozenset({0x00080100, 0x00080102, 0x00080103, 0x00080119})
+
+
+def declared_vrs(tag: int) -> frozenset[str]:
+    """Return the VRs the standard gives a public attribute; empty when it does not know it."""
+    entry = DicomDictionary.get(tag)
+    return frozenset(entry[0].split(" or ")) if entry else frozenset()
+
+
+def retired(tag: int) -> bool:
+    """Tell whether the standard has retired the attribute."""
+    entry = DicomDictionary.get(tag)
+    return bool(entry and entry[3])
+
+
+def fits(vr: str, declared: frozenset[str]) -> bool:
+    """Tell whether a file's VR is the declared one or of the same family (SH for LO, IS for DS)."""
+    return vr in declared or any(vr in family and declared & family for family in _FAMILIES)
+
+
+def strings(element: DataElement) -> Iterator[str]:
+    """Yield each value of an element of a string VR, or of bytes that are text, as text."""
+    value = element.value
+    if value is None:
+        return
+    many: Iterable[object] = value if isinstance(value, list | tuple | MultiValue) else (value,)
+    for one in many:
+        if isinstance(one, bytes):
+            if len(one) <= 1 << 16:
+                yield one.decode("latin-1")
+        elif element.VR in _STRINGS or element.VR == "UI":
+            yield str(one)
+
+
+def empty(element: DataElement) -> bool:
+    """Tell whether the element has no value."""
+    value = element.value
+    return value is None or (hasattr(value, "__len__") and len(value) == 0)
+
+
+def telltale(tag: int, value: str) -> bool:
+    """Tell whether a text looks as if it named a person, a record, a day or an instance."""
+    return tag not in _CODES and bool(_TELLTALE.search(value))
+
+
+def nested_strings(item: Dataset, depth: int = 0) -> Iterator[tuple[DataElement, str]]:
+    """Yield every string in a data set and the items of its sequences, with its element."""
+    for element in item:
+        if element.VR == "SQ":
+            for inner in element.value or ():
+                yield from nested_strings(inner, depth + 1)
+        else:
+            for value in strings(element):
+                yield element, value
