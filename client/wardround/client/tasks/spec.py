@@ -8,9 +8,21 @@ from typing import Literal, get_args
 
 from wardround.client.errors import TaskInvalid
 
-Kind = Literal["image-classification-2d", "segmentation-3d", "tabular"]
+Kind = Literal[
+    "image-classification-2d",
+    "image-classification-3d",
+    "segmentation-2d",
+    "segmentation-3d",
+    "tabular",
+]
 Argument = int | str | tuple[int, ...]
-DIMENSIONS: dict[str, int] = {"image-classification-2d": 2, "segmentation-3d": 3, "tabular": 0}
+DIMENSIONS: dict[Kind, int] = {
+    "image-classification-2d": 2,
+    "image-classification-3d": 3,
+    "segmentation-2d": 2,
+    "segmentation-3d": 3,
+    "tabular": 0,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,8 @@ class Dice(PerSampleLoss):
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """One loss for each sample, [B]."""
         probability = outputs.softmax(1).flatten(2)
-        truth = f.one_hot(targets.flatten(1), outputs.shape[1]).movedim(-1, 1).to(outputs.dtype)
+        classes = torch.arange(outputs.shape[1], device=outputs.device)
+        truth = (targets.flatten(1)[:, None] == classes[:, None]).to(outputs.dtype)
         if not self.include_background:
             probability, truth = probability[:, 1:], truth[:, 1:]
         overlap = (probability * truth).sum(2)

@@ -127,12 +127,7 @@ def _experiment(model: nn.Module, loss: PerSampleLoss, input_shape: tuple[int, .
         with torch.no_grad():
             targets = loss.example_targets(model(inputs))
         expected = loop(model, loss, inputs, targets)
-        engine = _engine(model)
-        try:
-            found = engine.per_sample(loss, inputs, targets)
-        except ModuleRefused:
-            engine = VectorisedGradients(model)
-            found = engine.per_sample(loss, inputs, targets)
+        engine, found = _first_that_runs(model, loss, inputs, targets)
     error = difference(found, expected)
     if not error <= TOLERANCE.get(first.dtype, 1e-2):
         raise GradientMismatch(
@@ -151,26 +146,35 @@ def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return float(worst)
 
 
-def _engine(model: nn.Module) -> Engine:
+def _first_that_runs(
+    model: nn.Module, loss: PerSampleLoss, inputs: Tensor, targets: Tensor
+) -> tuple[Engine, dict[str, Tensor]]:
     try:
-        return BookKeeping(model)
-    except ModuleRefused:
-        return VectorisedGradients(model)
+        engine: Engine = BookKeeping(model)
+        return engine, engine.per_sample(loss, inputs, targets)
+    except ModuleRefused as refusal:
+        reason = str(refusal)
+    try:
+        engine = VectorisedGradients(model)
+        return engine, engine.per_sample(loss, inputs, targets)
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        raise ModuleRefused(
+            f"{reason}; and vmap cannot follow the model either: {first}"
+        ) from error
 
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Dropout off for the experiment; buffers must come out of it as they went in."""
-    resting = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
-    training = [m.training for m in resting]
+    """Dropout and its kin rest during the experiment; buffers must come out as they went in."""
+    training = {m: m.training for m in model.modules()}
     before = {n: b.clone() for n, b in model.named_buffers()}
     try:
-        for module in resting:
-            module.eval()
+        model.eval()
         yield
     finally:
-        for module, mode in zip(resting, training, strict=True):
-            module.train(mode)
+        for module, mode in training.items():
+            module.training = mode
     for name, buffer in model.named_buffers():
         if not torch.equal(buffer, before[name]):
             raise BatchCoupled(
