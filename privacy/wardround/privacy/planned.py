@@ -13,6 +13,7 @@ from wardround.privacy.accounting import (
     renyi_ceiling,
 )
 from wardround.privacy.budget import Account
+from wardround.privacy.canonical import Json
 from wardround.privacy.errors import AccountingError
 from wardround.privacy.plan import StudyPlan
 
@@ -109,6 +110,28 @@ class Forecast:
             f"This plan costs {tight.cost:.2f}, more than the {left} on {self.dataset}: "
             f"{self.rounds} of its {self.planned.rounds} rounds are affordable."
         )
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the canonical-JSON form, decimals as text."""
+        return {
+            "study": self.planned.study,
+            "dataset": self.dataset,
+            "fits": self.fits,
+            "rounds_planned": self.planned.rounds,
+            "rounds_affordable": self.rounds,
+            "sentence": self.sentence,
+            "budgets": [
+                {
+                    "budget": account.budget.to_json(),
+                    "spent": account.spent.text,
+                    "held": account.held.text,
+                    "after": account.asked.text,
+                    "cost": f"{account.cost:f}",
+                    "left": f"{account.left:f}",
+                }
+                for account in self.accounts
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,243 @@
+"""`wardround-site ledger`: what each data set has spent of its privacy budget, and what is left.
+
+Exit codes: 0 done; 1 it did not work, the last line says why and what to do; 2 wrong usage.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wardround.client.database import open_database
+from wardround.client.errors import LedgerError, SiteStateError
+from wardround.client.ledger import Ledger
+from wardround.client.ledger_plot import bar, picture, sparkline
+from wardround.client.ledger_statement import OUTSIDE, Statement, statements
+from wardround.privacy.errors import PlanInvalid
+from wardround.privacy.plan import StudyPlan
+from wardround.privacy.planned import PlannedSpend
+
+app = typer.Typer(invoke_without_command=True)
+budget_app = typer.Typer(no_args_is_help=True)
+app.add_typer(budget_app, name="budget", help="The limits this site sets.")
+
+out = Console(highlight=False)
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="WARDROUND_SITE_HOME", help="The site's folder.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this data set.")]
+DEFAULT_HOME = Path("site")
+
+
+@app.callback()
+def ledger(
+    context: typer.Context,
+    home: HomeOption = DEFAULT_HOME,
+    dataset: DatasetOption = None,
+    since: Annotated[str | None, typer.Option(help="First day, as 2026-01-31.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last day, as 2026-12-31.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also write a picture, FILE.png.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show opening, spends and closing of each data set and study."""
+    if context.invoked_subcommand is not None:
+        return
+    day = 86_400_000
+    found = list(
+        statements(
+            open_ledger(home).book(),
+            since_ms=_midnight(since) if since else 0,
+            until_ms=_midnight(until) + day if until else 2**62,
+            dataset=dataset,
+        )
+    )
+    if plot is not None:
+        picture(found, plot)
+    if as_json:
+        write_json(
+            {
+                "datasets": [statement.to_json() for statement in found],
+                "outside_the_accountant": list(OUTSIDE),
+            }
+        )
+        return
+    if not found:
+        out.print(
+            "No budget is set"
+            + (f" for {dataset}." if dataset else ".")
+            + " Set one with: wardround-site ledger budget set DATASET --epsilon E --delta D",
+            soft_wrap=True,
+        )
+    for statement in found:
+        show(statement)
+    if found:
+        out.print("Outside the accountant (it bounds none of these):")
+        for line in OUTSIDE:
+            out.print(f"  - {line}")
+    if plot is not None:
+        out.print(f"Picture: {plot}")
+
+
+@budget_app.command("set")
+def budget_set(
+    dataset: Annotated[str, typer.Argument(help="The data set's name.")],
+    epsilon: Annotated[str, typer.Option(help="The most it may ever spend.")],
+    delta: Annotated[str, typer.Option(help="At this delta; well under 1 / patients.")],
+    study: Annotated[str, typer.Option(help="Only for this study; else in total.")] = "",
+    shared_noise: Annotated[
+        bool,
+        typer.Option(
+            "--against-aggregate",
+            help="Keep it against the coordinator and the plan's colluders only, so that noise "
+            "shared between sites counts. Without it: against everyone.",
+        ),
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Set the budget of a data set, or of one study on it. Nobody but this site can."""
+    entry = open_ledger(home).set_budget(
+        dataset,
+        number(epsilon, "--epsilon"),
+        number(delta, "--delta"),
+        study=study or None,
+        audience="aggregate" if shared_noise else "everyone",
+    )
+    whose = f"study {study} on {dataset}" if study else dataset
+    out.print(f"Budget of {whose}: epsilon {entry.epsilon} at delta {entry.delta}")
+
+
+@app.command()
+def forecast(
+    plan: Annotated[Path, typer.Argument(help="The study plan, a TOML file.")],
+    dataset: Annotated[str, typer.Argument(help="The data set it would train on.")],
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a plan would cost of what is left."""
+    found = open_ledger(home).forecast(PlannedSpend.of_plan(read_plan(plan)), dataset)
+    if as_json:
+        write_json(found.to_json())
+    else:
+        out.print(found.sentence, soft_wrap=True)
+
+
+@app.command()
+def release(
+    reservation: Annotated[str, typer.Argument(help="Its id, as `ledger` shows it.")],
+    reason: Annotated[str, typer.Option(help="How you know that nothing left the site.")],
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Give back what a round that was cut off holds: only where nothing of it left the site."""
+    open_ledger(home).release(reservation, reason)
+    out.print(f"Reservation {reservation} is released")
+
+
+@app.command("accept-restore")
+def accept_restore(
+    reason: Annotated[str, typer.Option(help="Why the older copy is in use; kept for ever.")],
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Go on with a database restored from an older copy, after the log has shown it to be old.
+
+    The spends this site has signed into the log, and the ledger lacks, count as spent from now on.
+    """
+    entry = open_ledger(home).accept_restore(reason)
+    out.print(
+        f"Accepted. {len(entry.lost)} spends from the log count again; "
+        f"the ledger goes on after entry {entry.seen}."
+    )
+
+
+def show(statement: Statement) -> None:
+    """Print the account of one data set within 80 columns."""
+    account, budget = statement.account, statement.account.budget
+    against = "everyone" if budget.audience == "everyone" else "who sees only the sum"
+    out.print(f"[bold]{statement.dataset}[/]  epsilon at delta {budget.delta}, against {against}")
+    table = Table(box=None, pad_edge=False)
+    for name in ("day", "study", "run"):
+        table.add_column(name, overflow="fold")
+    for name in ("rounds", "steps", "epsilon"):
+        table.add_column(name, justify="right")
+    table.add_row("", "opening", "", "", "", f"{statement.opening.value:.4f}")
+    for line in statement.lines:
+        table.add_row(
+            _day(line.last_ms), line.study, line.run[:20], str(line.rounds), str(line.steps),
+            f"{line.epsilon_after:.4f}",
+        )  # fmt: skip
+    table.add_row("", "closing", "", "", "", f"[bold]{statement.closing.value:.4f}[/]")
+    if statement.open_reservations:
+        table.add_row("", "held for open rounds", "", "", "", f"{account.held.value:.4f}")
+    table.add_row("", "budget", "", "", "", f"{Decimal(budget.epsilon):.4f}")
+    table.add_row("", "left", "", "", "", f"{account.left:.4f}")
+    out.print(table)
+    out.print(bar(account))
+    if len(statement.curve) > 1:
+        out.print(f"over time {sparkline([value for _, value in statement.curve])}")
+    for part in statement.studies:
+        limit = f" of {part.budget.epsilon}" if part.budget else ""
+        out.print(
+            f"  study {part.study}: {part.opening.value:.4f} -> {part.closing.value:.4f}{limit}"
+        )
+    for id, run, round in statement.open_reservations:
+        out.print(f"  open: {id} (run {run}, round {round}) counts as spent until decided")
+    if statement.lost:
+        out.print(f"  {statement.lost} spends were restored from the log")
+    claim = statement.closing
+    if claim.unit:
+        out.print(
+            f"  unit {claim.unit}, neighbours {claim.relation}, sampling {claim.sampling}, "
+            f"{claim.accountant} ({claim.version}), Renyi ceiling {claim.ceiling}"
+        )
+    out.print()
+
+
+def open_ledger(home: Path) -> Ledger:
+    """Open the ledger in the site's folder; SiteStateError where there is no site."""
+    path = home / "site.sqlite3"
+    if not path.is_file():
+        raise SiteStateError(
+            f"there is no site in {home}; give its folder with --home, or: wardround-site init"
+        )
+    return Ledger(open_database(path))
+
+
+def read_plan(path: Path) -> StudyPlan:
+    """Read a plan file; PlanInvalid for one that is missing or not valid."""
+    try:
+        return StudyPlan.from_toml(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanInvalid(f"the plan {path} cannot be read: {error}") from None
+
+
+def number(text: str, option: str) -> Decimal:
+    """Read a decimal from the command line; LedgerError names the option."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise LedgerError(f"{option} must be a number, not {text!r}") from None
+    if not value.is_finite() or value < 0:
+        raise LedgerError(f"{option} must be zero or more, not {text}")
+    return value
+
+
+def write_json(value: object) -> None:
+    """Print `value` for machines."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _midnight(day: str) -> int:
+    try:
+        return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        raise LedgerError(f"{day!r} is no day; write it as 2026-01-31") from None
+
+
+def _day(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,159 @@
+"""`wardround-site plan`: what a study plan costs, and what to plan for a given budget.
+
+Exit codes: 0 done; 1 it did not work, the last line says why and what to do; 2 wrong usage.
+"""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wardround.client.ledger_cli import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    number,
+    open_ledger,
+    read_plan,
+    write_json,
+)
+from wardround.privacy.canonical import Json
+from wardround.privacy.planned import PlannedSpend, Suggestion, suggest
+
+app = typer.Typer(no_args_is_help=True)
+out = Console(highlight=False)
+
+
+@app.command()
+def cost(
+    plan: Annotated[Path, typer.Argument(help="The study plan, a TOML file.")],
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Also: of what is left on this data set of the site.")
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a plan costs, before anyone agrees to anything."""
+    read = read_plan(plan)
+    planned = PlannedSpend.of_plan(read)
+    price = planned.cost()
+    shared = planned.cost("aggregate") if planned.honest > 1 else None
+    # What the plan promises is against those it protects from: with shared noise, the sum's eyes.
+    promised = shared or price
+    within = promised.value <= read.privacy.target_epsilon
+    forecasts = []
+    if dataset:
+        ledger = open_ledger(home)
+        forecasts = [ledger.forecast(planned, name) for name in dataset]
+    if as_json:
+        write_json(
+            {
+                "study": planned.study,
+                "rounds": planned.rounds,
+                "steps_per_round": planned.steps_per_round,
+                "cost": price.to_json(),
+                "cost_with_shared_noise": shared.to_json() if shared else None,
+                "target_epsilon": str(read.privacy.target_epsilon),
+                "within_target": within,
+                "forecasts": [one.to_json() for one in forecasts],
+            }
+        )
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rows = (
+        ("study", planned.study),
+        ("training", f"{planned.rounds} rounds of {planned.steps_per_round} noisy steps"),
+        ("sampling", f"{price.sampling}, rate {planned.sample_rate} of each {planned.unit}"),
+        ("noise", f"sigma {planned.sigma} x clip {read.privacy.clip}, by each site"),
+        ("neighbours", f"{planned.relation} one {planned.unit}"),
+        ("epsilon", f"[bold]{price.text}[/] at delta {planned.delta}, against everyone"),
+        ("accountant", f"{price.accountant} ({price.version}), Renyi ceiling {price.ceiling}"),
+    )
+    for row in rows:
+        table.add_row(*row)
+    if shared:
+        table.add_row(
+            "shared noise",
+            f"[bold]{shared.text}[/] against coordinator plus "
+            f"{read.secure_aggregation.colluders} sites ({planned.honest} honest ones add noise)",
+        )
+    table.add_row(
+        "plan says",
+        f"at most {read.privacy.target_epsilon}: " + ("kept" if within else "[bold]not kept[/]"),
+    )
+    out.print(table)
+    for one in forecasts:
+        out.print(one.sentence, soft_wrap=True)
+
+
+@app.command("suggest")
+def suggest_command(
+    epsilon: Annotated[str, typer.Option(help="What the study may cost.")],
+    patients: Annotated[int, typer.Option(min=1, help="Units at the smallest site.")],
+    delta: Annotated[str, typer.Option(help="Well under 1 / patients.")] = "1e-5",
+    unit: Annotated[str, typer.Option(help="patient or image.")] = "patient",
+    relation: Annotated[str, typer.Option(help="add-remove or replace-one.")] = "add-remove",
+    steps: Annotated[
+        list[int] | None, typer.Option(min=1, help="Noisy steps in all; may be repeated.")
+    ] = None,
+    passes: Annotated[float, typer.Option(help="Most uses of each unit.")] = 50.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Propose noise, sample rate and steps for a budget, the best first."""
+    target = number(epsilon, "--epsilon")
+    found = suggest(
+        target,
+        number(delta, "--delta"),
+        patients,
+        unit=unit,
+        relation=relation,
+        steps=tuple(steps or (50, 100, 200)),
+        passes=passes,
+    )
+    if as_json:
+        write_json([_json(one) for one in found])
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("steps", "rate", "batch", "sigma", "epsilon", "noise/step", "noise/run", "uses"):
+        table.add_column(name, justify="right")
+    for one in found:
+        table.add_row(
+            str(one.steps), str(one.sample_rate), f"{one.batch:.0f}", str(one.sigma),
+            str(one.epsilon), f"{one.step_error:.4f}", f"{one.run_error:.5f}", f"{one.passes:g}",
+            style="" if one.passes <= passes else "dim",
+        )  # fmt: skip
+    out.print(f"Epsilon {epsilon} at delta {delta}, {patients} of unit {unit}, {relation}")
+    out.print(table)
+    out.print(
+        "noise/step: standard error of one coordinate of a step's mean gradient, in clips; "
+        "noise/run: of the mean over all steps; uses: how often each unit takes part."
+    )
+    best = found[0]
+    out.print("\nFor the plan:\n", end="")
+    out.print(
+        f'[privacy]\nunit = "{unit}"\nrelation = "{relation}"\n'
+        f"noise_multiplier = {best.sigma}\nsample_rate = {best.sample_rate}\n"
+        f"target_epsilon = {epsilon}\ndelta = {delta}\n"
+        f"# and rounds x local_steps = {best.steps} under [training]",
+        markup=False,
+    )
+
+
+def _json(one: Suggestion) -> dict[str, Json]:
+    return {
+        "steps": one.steps,
+        "sample_rate": str(one.sample_rate),
+        "batch": _short(one.batch),
+        "sigma": str(one.sigma),
+        "epsilon": str(one.epsilon),
+        "noise_error_per_step_in_clips": _short(one.step_error),
+        "noise_error_of_run_in_clips": _short(one.run_error),
+        "uses_of_each_unit": _short(one.passes),
+    }
+
+
+def _short(value: float) -> str:
+    return f"{Decimal(value):.8f}".rstrip("0").rstrip(".")
