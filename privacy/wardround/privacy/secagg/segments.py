@@ -1,0 +1,83 @@
+"""Long vectors cut in segments of 2 MiB: the unit of parallel work, of the digest, of a nonce.
+
+`cryptography`, hashlib and numpy let go of the interpreter lock while they work on a buffer, so
+threads use every core this process may run on.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ring: TypeAlias = NDArray[Any]  # uint32 or uint16, little-endian
+
+SEGMENT_BYTES = 2 * 2**20
+CHUNK_BYTES = 128 * 2**10
+MAX_WORKERS = 8
+_DIGEST_LABEL = b"wardround/v1/secagg/vector\0"
+
+
+def ring_type(bits: int) -> np.dtype[Any]:
+    """Return the little-endian unsigned type of a ring of 2^32 or 2^16."""
+    return np.dtype("<u4" if bits == 32 else "<u2")
+
+
+def segments(length: int, itemsize: int) -> list[tuple[int, int]]:
+    """Return (start, stop) of each segment of a vector of `length` items, in items."""
+    step = SEGMENT_BYTES // itemsize
+    return [(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def chunks(start: int, stop: int, itemsize: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of the chunks of one segment: small enough to stay in a core's cache."""
+    step = CHUNK_BYTES // itemsize
+    for at in range(start, stop, step):
+        yield at, min(at + step, stop)
+
+
+def for_each(count: int, work: Callable[[int], None]) -> None:
+    """Call `work(0)` to `work(count - 1)`, on all cores when there is more than one call."""
+    workers = min(count, _cores())
+    if workers <= 1:
+        for index in range(count):
+            work(index)
+        return
+    for _ in _pool().map(work, range(count)):
+        pass
+
+
+def segment_digest(vector: Ring, start: int, stop: int) -> bytes:
+    """Return the SHA-256 of one segment's bytes."""
+    return hashlib.sha256(vector[start:stop].data).digest()
+
+
+def join_digests(digests: list[bytes], length: int, itemsize: int) -> bytes:
+    """Return the digest of a vector from those of its segments."""
+    head = _DIGEST_LABEL + length.to_bytes(8, "big") + itemsize.to_bytes(1, "big")
+    return hashlib.sha256(head + b"".join(digests)).digest()
+
+
+def vector_digest(vector: Ring) -> bytes:
+    """Return the digest of a ring vector: SHA-256 over length, width and its segments' SHA-256."""
+    parts = segments(len(vector), vector.itemsize)
+    digests = [b""] * len(parts)
+
+    def work(index: int) -> None:
+        digests[index] = segment_digest(vector, *parts[index])
+
+    for_each(len(parts), work)
+    return join_digests(digests, len(vector), vector.itemsize)
+
+
+def _cores() -> int:
+    return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores(), thread_name_prefix="secagg")
