@@ -13,6 +13,7 @@ compared with its hash whenever it is read.
 import dataclasses
 import hashlib
 import os
+import secrets
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -224,18 +225,40 @@ def add(
         raise DataError(f"there is a data set {name!r} already; give another name, or --replace")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     prepared = prepare(
-        source,
-        kind,
-        options,
-        key=key,
-        state=folder / SCAN,
-        workers=workers,
-        progress=progress,
+        source, kind, options, key=key, state=folder / SCAN, workers=workers, progress=progress
     )
+    cohort = _cohort(name, _budget_name(home, name, prepared, key), source, options, prepared)
+    if cohort.schema is not None and cohort.scaler is not None:
+        _write(folder / SCHEMA, prepared.schema.encode())
+        _write(folder / SCALING, cohort.scaler.to_bytes())
+    _write(folder / FILES, _files(source, prepared))
+    _write(folder / MANIFEST, cohort.manifest.to_bytes())  # last: with it the data set exists
+    return cohort
+
+
+def look(
+    source: Path,
+    kind: str,
+    *,
+    options: Options | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Cohort:
+    """Return the cohort that `add` would make of `source`, without writing anything.
+
+    Its pseudonyms are under a key of this call alone. Raises DataError as `add` does.
+    """
+    options = options or Options()
+    key = secrets.token_bytes(32)
+    prepared = prepare(source, kind, options, key=key, workers=workers, progress=progress)
+    return _cohort("", "", source, options, prepared)
+
+
+def _cohort(name: str, budget: str, source: Path, options: Options, prepared: Prepared) -> Cohort:
     manifest = Manifest(
         name=name,
         kind=prepared.kind,
-        pseudonym=_budget_name(home, name, prepared, key),
+        pseudonym=budget,
         classes=prepared.classes,
         options=options.kept(),
         findings=tuple(counts(prepared.findings).items()),
@@ -246,10 +269,6 @@ def add(
     if schema is not None:
         train = [prepared.rows[e.content] for e in prepared.entries if e.split == "train"]
         scaler = Scaler.fit(train, schema)
-        _write(folder / SCHEMA, prepared.schema.encode())
-        _write(folder / SCALING, scaler.to_bytes())
-    _write(folder / FILES, _files(source, prepared))
-    _write(folder / MANIFEST, manifest.to_bytes())  # last: with it the data set exists
     return Cohort(
         manifest,
         source.resolve(),

@@ -1,0 +1,133 @@
+"""A data set at a glance, as one PNG: samples side by side, and histograms of what there is.
+
+It shows patients' pictures, so it is written with mode 0600 and is for the site's own eyes. No
+file name and no pseudonym stands on it.
+"""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.datasets.cohort import Cohort, Sample
+from wardround.datasets.manifest import PARTS
+
+COLUMNS = 8
+MOST_CLASSES = 12
+Thumbnail: TypeAlias = NDArray[np.float32]
+
+
+def draw(cohort: Cohort) -> bytes:
+    """Return the PNG: up to eight samples of each class (volumes: with their label's outline),
+    then samples per class and part, samples per patient, and sizes. A table has no pictures; it
+    has the share of missing values per column instead.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [] if cohort.kind == "tabular" else _rows(cohort)
+    figure = Figure(figsize=(11, 1.5 * len(rows) + 3.6), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(max(1.5 * len(rows), 0.1), 3.3))
+    upper, lower = parts
+    if rows:
+        _pictures(upper, cohort, rows)
+    _histograms(lower, cohort)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+    return file.getvalue()
+
+
+def save(cohort: Cohort, path: Path) -> None:
+    """Write the sheet to `path`, readable by its owner alone."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(draw(cohort))
+
+
+def _rows(cohort: Cohort) -> list[tuple[str, Sequence[Sample]]]:
+    """The samples to show, by class; volumes, which have no class, in up to three rows."""
+    samples = [sample for part in PARTS for sample in cohort.samples(part)]
+    if cohort.kind == "segmentation-3d":
+        shown = samples[: 3 * COLUMNS]
+        return [("", shown[n : n + COLUMNS]) for n in range(0, len(shown), COLUMNS)]
+    return [
+        (name, [sample for sample in samples if sample.label == name][:COLUMNS])
+        for name in cohort.classes[:MOST_CLASSES]
+    ]
+
+
+def _pictures(figure: Any, cohort: Cohort, rows: list[tuple[str, Sequence[Sample]]]) -> None:
+    axes = figure.subplots(len(rows), COLUMNS, squeeze=False)
+    for line, (name, samples) in zip(axes, rows, strict=True):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, sample in zip(line, samples, strict=False):
+            picture, outline = _thumbnail(cohort, sample)
+            axis.imshow(picture, cmap="gray", interpolation="nearest")
+            if outline is not None and outline.any():
+                axis.contour(outline, levels=[0.5], colors="#e69f00", linewidths=1)
+        line[0].set_title(name, loc="left", fontsize=10)
+
+
+def _thumbnail(cohort: Cohort, sample: Sample) -> tuple[Thumbnail, Thumbnail | None]:
+    values = cohort.read(sample)[0]
+    if cohort.kind != "segmentation-3d":
+        return values, None
+    mask = cohort.read_mask(sample)[0]
+    # The slice with most of the label; feet at the bottom, as films are hung.
+    best = int(np.argmax((mask > 0).sum((0, 1))))
+    return np.rot90(values[:, :, best]), np.rot90((mask[:, :, best] > 0).astype(np.float32))
+
+
+def _histograms(figure: Any, cohort: Cohort) -> None:
+    classes, units, sizes = figure.subplots(1, 3)
+    for axis in (classes, units, sizes):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.yaxis.get_major_locator().set_params(integer=True)
+    entries = cohort.manifest.entries
+    names = cohort.classes if cohort.kind != "segmentation-3d" else ("volumes",)
+    base = np.zeros(len(names))
+    for part, colour in zip(PARTS, ("#0072b2", "#e69f00"), strict=True):
+        seen = Counter(entry.label or "volumes" for entry in entries if entry.split == part)
+        heights = np.array([seen[name] for name in names], dtype=float)
+        classes.bar(names, heights, bottom=base, color=colour, label=part.replace("_", " "))
+        base += heights
+    classes.set_title("Samples per class", fontsize=10)
+    classes.tick_params(axis="x", labelrotation=30 if len(names) > 3 else 0, labelsize=8)
+    classes.legend(fontsize=8, edgecolor="none", framealpha=0.8)
+    counts = Counter(Counter(entry.patient for entry in entries).values())
+    units.bar(
+        [str(n) for n in sorted(counts)], [counts[n] for n in sorted(counts)], color="#0072b2"
+    )
+    units.set_title("Patients by number of samples", fontsize=10)
+    if cohort.schema is not None:
+        columns = [column.name for column in cohort.schema.columns]
+        gaps = [
+            100 * float(np.mean([row.values[place] is None for row in cohort.rows.values()]))
+            for place in range(len(columns))
+        ]
+        sizes.barh(columns, gaps, color="#0072b2")
+        sizes.set_title("Missing values (%)", fontsize=10)
+        sizes.tick_params(axis="y", labelsize=8)
+    else:
+        _sizes(sizes, [entry.shape for entry in entries])
+
+
+def _sizes(axis: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+    """A bar for each size while they are few; beyond that, how long the edges are on average."""
+    counts = Counter(shapes)
+    if len(counts) <= 6:
+        names = ["x".join(map(str, shape)) for shape in sorted(counts)]
+        axis.bar(names, [counts[shape] for shape in sorted(counts)], color="#0072b2")
+        axis.tick_params(axis="x", labelsize=8)
+        axis.set_title("Sizes (pixels)", fontsize=10)
+    else:
+        edges = [float(np.prod(shape)) ** (1 / len(shape)) for shape in shapes]
+        axis.hist(edges, bins=20, color="#0072b2")
+        axis.set_title("Mean edge length (pixels)", fontsize=10)

@@ -1,0 +1,324 @@
+"""`wardround-site data`: data sets of this site: add, list, check, show.
+
+Exit codes: 0 done; 1 it did not work, or `check` found files that cannot be used; 2 wrong usage.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from wardround.datasets import cohort as cohorts
+from wardround.datasets.check_findings import Finding
+from wardround.datasets.cohort import Cohort
+from wardround.datasets.cohort_options import Options, parse_size, parse_spacing
+from wardround.datasets.errors import DataError
+from wardround.datasets.manifest import KINDS
+from wardround.datasets.scan import Progress
+from wardround.privacy.identity import read_private
+
+SHOWN_FINDINGS = 40
+KEY_FILE = "data.key"
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+out = Console(highlight=False)
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="WARDROUND_SITE_HOME", help="The site's folder.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+KindOption = Annotated[
+    str, typer.Option(help=f"One of {', '.join(KINDS)}; guessed when not given.")
+]
+SizeOption = Annotated[
+    str, typer.Option(help="Fit pictures to height x width, such as 64x64.", metavar="HxW")
+]
+SpacingOption = Annotated[
+    str, typer.Option(help="Resample volumes to this spacing in mm.", metavar="X,Y,Z")
+]
+HeldOutOption = Annotated[
+    str, typer.Option(help="Share of patients kept for evaluation.", metavar="SHARE")
+]
+IndexOption = Annotated[
+    Path | None, typer.Option(help="List of pictures: CSV with path,label,patient[,split].")
+]
+SchemaOption = Annotated[
+    Path | None, typer.Option(help="Schema of a table; else schema.toml beside it.")
+]
+PatternOption = Annotated[
+    str,
+    typer.Option(help="Regular expression with (?P<patient>...), searched in each file's path."),
+]
+DEFAULT_HOME = Path("site")
+
+
+@app.command()
+def add(
+    source: Annotated[Path, typer.Argument(help="Folder of pictures or volumes, or a table.")],
+    name: Annotated[str, typer.Option(help="What to call the data set here.")],
+    home: HomeOption = DEFAULT_HOME,
+    kind: KindOption = "",
+    size: SizeOption = "",
+    spacing: SpacingOption = "",
+    held_out: HeldOutOption = "0.2",
+    index: IndexOption = None,
+    schema: SchemaOption = None,
+    patient_pattern: PatternOption = "",
+    whole: Annotated[bool, typer.Option("--whole", help="Refuse if a file is left out.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace one of this name.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a data set: look at every file, leave out what cannot be used, write the manifest.
+
+    The files stay where they are and are not changed. An interrupted run goes on where it stopped.
+    """
+    options = _options(size, spacing, held_out, index, schema, patient_pattern, whole)
+    key = _key(home)
+    with _progress() as progress:
+        cohort = cohorts.add(
+            source,
+            home,
+            name,
+            kind or guess_kind(source),
+            key=key,
+            options=options,
+            replace=replace,
+            progress=progress,
+        )
+    if as_json:
+        _json(cohort.summary())
+        return
+    _show_findings(cohort.findings)
+    _show_summary(cohort)
+
+
+@app.command(name="list")
+def list_data(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """List the data sets of this site."""
+    summaries = [Cohort.load(home, name).summary() for name in cohorts.names(home)]
+    if as_json:
+        _json(summaries)
+        return
+    if not summaries:
+        out.print("No data set yet. Add one: wardround-site data add FOLDER --name NAME")
+        return
+    table = Table("name", "kind", "patients", "samples", "in ledger and log as", box=None)
+    for summary in summaries:
+        table.add_row(
+            *(str(summary[key]) for key in ("name", "kind", "patients", "samples")),
+            str(summary["pseudonym"])[:12],
+        )
+    out.print(table)
+
+
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="A folder, a table, or a data set's name.")],
+    home: HomeOption = DEFAULT_HOME,
+    kind: KindOption = "",
+    size: SizeOption = "",
+    spacing: SpacingOption = "",
+    held_out: HeldOutOption = "0.2",
+    index: IndexOption = None,
+    schema: SchemaOption = None,
+    patient_pattern: PatternOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is wrong, in which file, and what to do; change nothing.
+
+    For a data set that was added: whether every file is still the one that was added.
+    """
+    if _is_name(target):
+        _check_added(Cohort.load(home, target), as_json)
+        return
+    source = Path(target)
+    options = _options(size, spacing, held_out, index, schema, patient_pattern, False)
+    with _progress() as progress:
+        cohort = cohorts.look(
+            source, kind or guess_kind(source), options=options, progress=progress
+        )
+    if as_json:
+        _json([finding.to_json() for finding in cohort.findings])
+    else:
+        _show_findings(cohort.findings)
+        _show_summary(cohort)
+    if any(finding.level == "left out" for finding in cohort.findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    target: Annotated[str, typer.Argument(help="A data set's name, or a folder.")],
+    home: HomeOption = DEFAULT_HOME,
+    kind: KindOption = "",
+    file: Annotated[Path | None, typer.Option("--out", help="PNG file to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw a contact sheet with histograms (PNG) and print the counts."""
+    from wardround.datasets import contact_sheet
+
+    if _is_name(target):
+        cohort = Cohort.load(home, target)
+        sheet = file or home / "datasets" / target / "sheet.png"
+    else:
+        source = Path(target)
+        with _progress() as progress:
+            cohort = cohorts.look(source, kind or guess_kind(source), progress=progress)
+        if file is None:
+            raise DataError("say where the sheet of a folder should go: --out FILE.png")
+        sheet = file
+    try:
+        contact_sheet.save(cohort, sheet)
+    except OSError as error:
+        raise DataError(f"the sheet cannot be written: {error.strerror}") from None
+    if as_json:
+        _json({**cohort.summary(), "sheet": str(sheet)})
+        return
+    _show_summary(cohort)
+    out.print(f"Contact sheet (patients' pictures, keep it here): {escape(str(sheet))}")
+
+
+def guess_kind(source: Path) -> str:
+    """Return the kind of task that `source` looks like; DataError when it is not there."""
+    if source.is_file():
+        return "tabular"
+    if not source.is_dir():
+        raise DataError("there is no such folder or table")
+    if (source / "dataset.json").is_file() or (source / "imagesTr").is_dir():
+        return "segmentation-3d"
+    return "image-classification-2d"
+
+
+def _options(
+    size: str,
+    spacing: str,
+    held_out: str,
+    index: Path | None,
+    schema: Path | None,
+    patient_pattern: str,
+    whole: bool,
+) -> Options:
+    try:
+        share = Fraction(held_out)
+    except (ValueError, ZeroDivisionError):
+        raise DataError("the held-out share is a number such as 0.2") from None
+    return Options(
+        size=parse_size(size) if size else None,
+        spacing=parse_spacing(spacing) if spacing else None,
+        held_out=share,
+        whole=whole,
+        index=index,
+        schema=schema,
+        patient_pattern=patient_pattern or None,
+    )
+
+
+def _key(home: Path) -> bytes:
+    if not (home / KEY_FILE).exists():
+        raise DataError("there is no site here; run: wardround-site init NAME, or give --home")
+    return read_private(home / KEY_FILE)
+
+
+def _is_name(target: str) -> bool:
+    """A name of a data set, unless a folder or file of that name lies here."""
+    return "/" not in target and not Path(target).exists()
+
+
+def _check_added(cohort: Cohort, as_json: bool) -> None:
+    damaged = 0
+    samples = [s for part in ("train", "held_out") for s in cohort.samples(part)]
+    with _progress() as progress:
+        for done, sample in enumerate(samples, start=1):
+            try:
+                cohort.read(sample)
+            except DataError:
+                damaged += 1
+                if not as_json:
+                    out.print(f"[yellow]changed[/]  {escape(', '.join(sample.paths))}")
+            progress(done, len(samples))
+    if as_json:
+        _json({"samples": len(samples), "changed": damaged, "digest": cohort.digest()})
+    elif damaged:
+        out.print(f"{damaged} of {len(samples)} are gone or changed; add the data set again.")
+    else:
+        out.print(f"All {len(samples)} samples are as they were added.")
+    if damaged:
+        raise typer.Exit(1)
+
+
+def _show_findings(findings: tuple[Finding, ...]) -> None:
+    colours = {"left out": "red", "warning": "yellow", "note": "blue"}
+    order = {level: place for place, level in enumerate(colours)}
+    for finding in sorted(findings, key=lambda f: order[f.level])[:SHOWN_FINDINGS]:
+        line = finding.to_json()
+        where = f"{escape(line['where'])}: " if line["where"] else ""
+        out.print(f"[{colours[finding.level]}]{finding.level}[/]  {where}{escape(finding.what)}.")
+        out.print(f"    {escape(finding.do)}", style="dim")
+    if len(findings) > SHOWN_FINDINGS:
+        out.print(f"... and {len(findings) - SHOWN_FINDINGS} more; all with --json")
+
+
+def _show_summary(cohort: Cohort) -> None:
+    summary = cohort.summary()
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("kind", cohort.kind)
+    table.add_row("patients", str(summary["patients"]))
+    table.add_row("samples", str(summary["samples"]))
+    units = summary["units"]
+    if isinstance(units, dict) and units:
+        sizes = sorted(int(size) for size in units)
+        table.add_row("per patient", f"{sizes[0]} to {sizes[-1]}")
+    parts = summary["parts"]
+    if isinstance(parts, dict):
+        for part, facts in parts.items():
+            if isinstance(facts, dict):
+                classes = facts["classes"]
+                listed = classes.items() if isinstance(classes, dict) else ()
+                text = ", ".join(f"{escape(name)} {count}" for name, count in listed)
+                table.add_row(part.replace("_", " "), f"{facts['samples']}  {text}")
+    if cohort.pseudonym:
+        table.add_row("in the log as", cohort.pseudonym)
+        table.add_row("manifest", cohort.digest())
+    out.print(table)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Give a function that shows a bar on the terminal once the work has lasted two seconds."""
+    started = time.monotonic()
+    bar = Bar(console=Console(stderr=True), transient=True)
+    task = bar.add_task("Looking at files", total=None)
+    shown = False
+
+    def step(done: int, total: int) -> None:
+        nonlocal shown
+        if not shown and time.monotonic() - started > 2:
+            bar.start()
+            shown = True
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield step
+    finally:
+        bar.stop()
+
+
+def _json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+if find_spec("wardround.datasets.deid_cli") is not None:
+    from wardround.datasets.deid_cli import deidentify
+
+    app.command(name="deidentify")(deidentify)
