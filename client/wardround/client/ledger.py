@@ -42,7 +42,7 @@ from wardround.client.ledger_rows import (
     rows_from,
 )
 from wardround.client.spend import Reservation, Spend, is_statement_of, lost_spend
-from wardround.privacy.accounting import PrivacyEvent
+from wardround.privacy.accounting import PrivacyEvent, epsilon
 from wardround.privacy.budget import (
     Accepted,
     Account,
@@ -50,7 +50,6 @@ from wardround.privacy.budget import (
     BudgetSet,
     Committed,
     Entry,
-    Lost,
     Released,
     Reserved,
     Spent,
@@ -62,7 +61,7 @@ from wardround.privacy.budget import (
 from wardround.privacy.errors import MalformedData
 from wardround.privacy.events import PrivacySpend
 from wardround.privacy.plan import decimal_text
-from wardround.privacy.planned import Forecast, PlannedSpend
+from wardround.privacy.planned import Forecast
 
 
 class Ledger:
@@ -201,12 +200,20 @@ class Ledger:
         """How many more such rounds the budgets bear: 0 without a budget."""
         return affordable(self.book(), dataset, study, tuple(events_per_round))
 
-    def forecast(self, planned: PlannedSpend, dataset: str) -> Forecast:
-        """What a planned study would cost on `dataset`, and what would be left."""
-        book = self.book()
-        accounts = book.accounts(dataset, planned.study, planned.events())
-        rounds = affordable(book, dataset, planned.study, planned.events_per_round())
-        return Forecast(dataset, planned, accounts, rounds)
+    def forecast(
+        self, events: Iterable[PrivacyEvent], dataset: str, study: str, *, rounds: int = 1
+    ) -> Forecast:
+        """What `rounds` rounds of `events` in `study` would cost on `dataset`, of what is left."""
+        per_round, book = tuple(events), self.book()
+        accounts = book.accounts(dataset, study, per_round * rounds)
+        delta = Decimal(accounts[0].budget.delta) if accounts else Decimal("1e-5")
+        return Forecast(
+            dataset=dataset,
+            planned=rounds,
+            cost=epsilon(per_round * rounds, delta),
+            accounts=accounts,
+            rounds=affordable(book, dataset, study, per_round),
+        )
 
     def book(self) -> Book:
         """The state of the ledger as it stands in the database now."""
@@ -230,7 +237,15 @@ class Ledger:
         statements = tuple(statements)
         seen = max([seen, *(statement.ledger_sequence for statement in statements)])
         with self._transaction() as database:
-            lost = tuple(lost for one in statements if (lost := self._lost(one)) is not None)
+            mine = {spent.sequence: spent for spent in self._book.spent.values()}
+            lost = tuple(
+                lost_spend(one)
+                for one in statements
+                if not (
+                    one.ledger_sequence in mine and is_statement_of(mine[one.ledger_sequence], one)
+                )
+                and lost_spend(one) not in self._book.lost
+            )
             behind = seen > max(self._last.sequence, self._book.passed)
             if not behind and not lost:
                 return
@@ -239,24 +254,27 @@ class Ledger:
                 self._append(database, entry)
         self._refuse_if_suspended()
 
-    def accept_restore(self, reason: str) -> Accepted:
-        """The operator goes on with a restored ledger: the lost spends known count as spent.
+    def accept_restore(self, reason: str, *, unknown: bool = False) -> Accepted:
+        """The operator goes on with a restored ledger: the lost spends count as spent.
 
-        Raises LedgerError when the ledger is not suspended.
+        Where the statement of the newest entry that the log has seen was not at hand, what is
+        lost is not known either, and only `unknown` goes on, counting what is known. Raises
+        LedgerError for that, and when the ledger is not suspended.
         """
         with self._transaction() as database:
             suspended = self._book.suspended
             if suspended is None:
                 raise LedgerError("the ledger is in order; there is no restore to accept")
+            known = any(lost.sequence == suspended.seen for lost in suspended.lost)
+            if not (known or unknown):
+                raise LedgerError(
+                    "what this ledger has lost is not known: let the site fetch its statements "
+                    "from the audit log first (wardround-site start), or accept with "
+                    "--unknown that what was spent meanwhile is not counted"
+                )
             entry = Accepted(seen=suspended.seen, lost=suspended.lost, reason=reason)
             self._append(database, entry, after=suspended.seen)
             return entry
-
-    def _lost(self, statement: PrivacySpend) -> Lost | None:
-        """The spend that `statement` signs, where the ledger does not hold it."""
-        mine = any(is_statement_of(spent, statement) for spent in self._book.spent.values())
-        lost = lost_spend(statement)
-        return None if mine or lost in self._book.lost else lost
 
     def _refuse_if_suspended(self) -> None:
         if (suspended := self._book.suspended) is not None:

@@ -21,9 +21,9 @@ from wardround.client.ledger_plot import bar, picture, sparkline
 from wardround.client.ledger_statement import OUTSIDE, Statement, statements
 from wardround.privacy.errors import PlanInvalid
 from wardround.privacy.plan import StudyPlan
-from wardround.privacy.planned import PlannedSpend
+from wardround.privacy.planned import Forecast, PlannedSpend
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True, add_completion=False)
 budget_app = typer.Typer(no_args_is_help=True)
 app.add_typer(budget_app, name="budget", help="The limits this site sets.")
 
@@ -50,9 +50,10 @@ def ledger(
     if context.invoked_subcommand is not None:
         return
     day = 86_400_000
+    book = open_ledger(home).book()
     found = list(
         statements(
-            open_ledger(home).book(),
+            book,
             since_ms=_midnight(since) if since else 0,
             until_ms=_midnight(until) + day if until else 2**62,
             dataset=dataset,
@@ -65,9 +66,15 @@ def ledger(
             {
                 "datasets": [statement.to_json() for statement in found],
                 "outside_the_accountant": list(OUTSIDE),
+                "suspended_at": book.suspended.seen if book.suspended else None,
             }
         )
         return
+    if book.suspended:
+        out.print(
+            f"[bold]Suspended:[/] the audit log has seen entry {book.suspended.seen}, which this "
+            "ledger lacks or has otherwise. See: wardround-site ledger accept-restore --help"
+        )
     if not found:
         out.print(
             "No budget is set"
@@ -121,7 +128,7 @@ def forecast(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a plan would cost of what is left."""
-    found = open_ledger(home).forecast(PlannedSpend.of_plan(read_plan(plan)), dataset)
+    found = forecast_of(open_ledger(home), PlannedSpend.of_plan(read_plan(plan)), dataset)
     if as_json:
         write_json(found.to_json())
     else:
@@ -142,13 +149,16 @@ def release(
 @app.command("accept-restore")
 def accept_restore(
     reason: Annotated[str, typer.Option(help="Why the older copy is in use; kept for ever.")],
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Even where the log does not say what was lost.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Go on with a database restored from an older copy, after the log has shown it to be old.
 
     The spends this site has signed into the log, and the ledger lacks, count as spent from now on.
     """
-    entry = open_ledger(home).accept_restore(reason)
+    entry = open_ledger(home).accept_restore(reason, unknown=unknown)
     out.print(
         f"Accepted. {len(entry.lost)} spends from the log count again; "
         f"the ledger goes on after entry {entry.seen}."
@@ -196,6 +206,13 @@ def show(statement: Statement) -> None:
             f"{claim.accountant} ({claim.version}), Renyi ceiling {claim.ceiling}"
         )
     out.print()
+
+
+def forecast_of(ledger: Ledger, planned: PlannedSpend, dataset: str) -> Forecast:
+    """What a planned study would cost on `dataset`."""
+    return ledger.forecast(
+        planned.events_per_round(), dataset, planned.study, rounds=planned.rounds
+    )
 
 
 def open_ledger(home: Path) -> Ledger:

@@ -1,9 +1,10 @@
 """Pictures of the ledger: a bar and a line of text for terminals, a PNG for documents."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+
+import numpy as np
 
 from wardround.client.errors import LedgerError
 from wardround.client.ledger_statement import Statement
@@ -51,10 +52,14 @@ def picture(statements: Sequence[Statement], path: Path) -> None:
     for index, statement in enumerate(statements):
         axes = figure.add_subplot(len(statements), 1, index + 1)
         limit = float(statement.account.budget.epsilon)
-        times = [datetime.fromtimestamp(at / 1000, UTC) for at, _ in statement.curve]
+        times = np.array([at for at, _ in statement.curve], dtype="datetime64[ms]")
         values = [float(value) for _, value in statement.curve]
-        if times:
-            axes.step([times[0], *times], [float(statement.opening.value), *values], where="post")
+        if times.size:
+            axes.step(
+                np.concatenate((times[:1], times)),
+                [float(statement.opening.value), *values],
+                where="post",
+            )
         else:
             axes.text(0.5, 0.4, "nothing spent", transform=axes.transAxes, ha="center")
             axes.set_xticks([])

@@ -15,6 +15,7 @@ from wardround.client.ledger_cli import (
     DEFAULT_HOME,
     HomeOption,
     JsonOption,
+    forecast_of,
     number,
     open_ledger,
     read_plan,
@@ -23,7 +24,7 @@ from wardround.client.ledger_cli import (
 from wardround.privacy.canonical import Json
 from wardround.privacy.planned import PlannedSpend, Suggestion, suggest
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 out = Console(highlight=False)
 
 
@@ -47,7 +48,7 @@ def cost(
     forecasts = []
     if dataset:
         ledger = open_ledger(home)
-        forecasts = [ledger.forecast(planned, name) for name in dataset]
+        forecasts = [forecast_of(ledger, planned, name) for name in dataset]
     if as_json:
         write_json(
             {

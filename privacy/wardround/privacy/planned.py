@@ -85,10 +85,14 @@ def site_sigma(sigma: Decimal, honest: int) -> Decimal:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What `planned` would do to each budget of `dataset`; `rounds` is how many are affordable."""
+    """What `planned` rounds would do to each budget of `dataset`; `rounds` are affordable.
+
+    `cost` is the plan's price by itself, at the delta of the data set's budget.
+    """
 
     dataset: str
-    planned: PlannedSpend
+    planned: int
+    cost: Epsilon
     accounts: tuple[Account, ...]
     rounds: int
 
@@ -108,16 +112,16 @@ class Forecast:
             return f"This plan costs {tight.cost:.2f} of the {left} on {self.dataset}."
         return (
             f"This plan costs {tight.cost:.2f}, more than the {left} on {self.dataset}: "
-            f"{self.rounds} of its {self.planned.rounds} rounds are affordable."
+            f"{self.rounds} of its {self.planned} rounds are affordable."
         )
 
     def to_json(self) -> dict[str, Json]:
         """Return the canonical-JSON form, decimals as text."""
         return {
-            "study": self.planned.study,
             "dataset": self.dataset,
             "fits": self.fits,
-            "rounds_planned": self.planned.rounds,
+            "cost_alone": self.cost.to_json(),
+            "rounds_planned": self.planned,
             "rounds_affordable": self.rounds,
             "sentence": self.sentence,
             "budgets": [
