@@ -1,0 +1,98 @@
+"""Writes a document as a tagged PDF through Typst, held to PDF/UA-1 and PDF/A-2a by its exporter.
+
+The template is fixed; the document reaches it as JSON in an input variable. No value is ever part
+of Typst source, so no text can become markup. Charts are the same drawings as in HTML.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Literal
+
+from wardround.privacy.errors import ReportError
+from wardround.privacy.presentation import svg
+from wardround.privacy.presentation.charts import Bars, Grid, Line
+from wardround.privacy.presentation.document import Document, Table
+from wardround.privacy.presentation.html import TEMPLATES
+from wardround.privacy.presentation.marks import Source
+from wardround.privacy.presentation.text import code_point, printable
+
+STANDARDS: tuple[Literal["ua-1"], Literal["a-2a"]] = ("ua-1", "a-2a")
+_ALWAYS_DRAWN = "–—‘’“”…→≤≥≠×σεδµ·✓"
+
+
+def render_pdf(document: Document) -> bytes:
+    """Return `document` as a PDF that says it meets `STANDARDS`.
+
+    Typst refuses an export that would miss one of them: an image without a description, text
+    that no font can draw. In the latter case every unusual character is written as its code
+    point. Raises ReportError where the `typst` package is missing or refuses.
+    """
+    try:
+        from typst import TypstError, compile
+    except ModuleNotFoundError:
+        raise ReportError("PDF reports need typst: pip install 'wardround[pdf]'") from None
+    template = (TEMPLATES / "document.typ").read_bytes()
+
+    def export(readable: Callable[[str], str]) -> bytes:
+        pdf = compile(
+            template,
+            sys_inputs={"document": json.dumps(_data(document, readable))},
+            pdf_standards=[*STANDARDS],
+            timestamp=document.at,
+        )
+        return bytes(pdf)
+
+    try:
+        return export(str)
+    except TypstError:
+        try:
+            return export(_drawable)
+        except TypstError as error:
+            raise ReportError(f"the PDF report cannot be made: {error.message}") from None
+
+
+def _data(value: object, readable: Callable[[str], str]) -> object:
+    """Return the JSON form of a document; a record is told by its class under `kind`."""
+    if isinstance(value, Line | Bars | Grid):
+        drawing = svg.draw(value, svg.PAPER, "chart")
+        return {
+            "svg": readable(drawing),
+            "alt": readable(f"{value.title}. {printable(value.description, limit=2000)}"),
+        }
+    if isinstance(value, Source):
+        return {"letter": value.value, "meaning": value.meaning}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S} UTC"
+    if isinstance(value, str):
+        return readable(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, tuple):
+        return [_data(item, readable) for item in value]
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if not is_dataclass(value):
+        raise TypeError(f"a document cannot hold a {type(value).__name__}")
+    written: dict[str, object] = {
+        f.name: _data(getattr(value, f.name), readable) for f in fields(value)
+    }
+    if isinstance(value, Table):
+        written["evidence"] = _data(value.evidence, readable)
+        written["sources"] = [
+            _data(value.column_source(index), readable) for index in range(len(value.columns))
+        ]
+    if isinstance(value, Document):
+        written["legend"] = [_data(source, readable) for source in Source]
+    return {"kind": type(value).__name__, **written}
+
+
+def _drawable(text: str) -> str:
+    """Return `text` with what Typst's own fonts may lack written as code points."""
+    return "".join(
+        one if ord(one) < 0x250 or one in _ALWAYS_DRAWN else code_point(one) for one in text
+    )

@@ -1,0 +1,312 @@
+"""The parts of a run report on the study, the sites, and what they exchanged."""
+
+from wardround.privacy.presentation.charts import Bars, Grid, Presence
+from wardround.privacy.presentation.document import (
+    Block,
+    Cell,
+    Facts,
+    Figure,
+    Group,
+    Section,
+    Table,
+    amount,
+    cell,
+    code,
+    columns,
+    moment,
+    number,
+    words,
+)
+from wardround.privacy.presentation.marks import Marked, Source
+from wardround.server.report.model import RunReport
+from wardround.server.report.wording import attempt, counted, epsilon, grouped, listing, spans, yes
+
+
+def approval_section(report: RunReport) -> Section:
+    """Return the study, its plan, and who agreed to it or refused."""
+    plan = report.plan
+    facts = Facts(
+        (
+            ("Study", (cell(plan.study), cell(plan.title))),
+            ("Purpose", (cell(plan.purpose),)),
+            ("Legal basis (reference)", (cell(plan.legal_basis),)),
+            ("Impact assessment (reference)", (cell(plan.dpia, lambda t: t or "none named"),)),
+            ("Plan digest", (code(plan.digest),)),
+            ("Sites the plan asks", (cell(plan.participants, listing),)),
+            (
+                "Protection of updates",
+                (
+                    Cell(
+                        f"opened with {plan.threshold.value} sites' help, never over fewer than "
+                        f"{plan.min_cohort.value} sites; holds against the coordinator with up to "
+                        f"{plan.colluders.value} sites",
+                        plan.threshold.source,
+                        plan.threshold.entries,
+                    ),
+                ),
+            ),
+        )
+    )
+    agreed = Table(
+        "Approvals, signed by the sites",
+        columns(
+            "Site", "Approved by", "This plan", "Data sets", "#Own limit of ε", "Legal basis",
+            "Impact assessment", "Logged",
+        ),
+        tuple(
+            (
+                cell(a.site),
+                code(a.approver),
+                cell(a.same_plan, yes),
+                cell(a.datasets, lambda names: ", ".join(names)),
+                number(a.epsilon_limit, epsilon),
+                cell(a.legal_basis),
+                cell(a.dpia),
+                cell(a.at_ms, moment),
+            )
+            for a in report.approvals
+        ),
+        "No site's approval is in the log.",
+    )  # fmt: skip
+    refused = Table(
+        "Refusals, signed by the sites",
+        columns("Site", "Concerns", "Rule of its policy", "Reason", "Logged"),
+        tuple(
+            (
+                cell(r.site),
+                cell(r.round, lambda n: f"round {n}" if n else "the study"),
+                cell(r.rule),
+                cell(r.reason),
+                cell(r.at_ms, moment),
+            )
+            for r in report.refusals
+        ),
+        "No site refused.",
+    )
+    return Section("approval", "Study and approvals", (facts, agreed, refused))
+
+
+def sites_section(report: RunReport) -> Section:
+    """Return each site's keys and part in the run."""
+    who = Table(
+        "Sites of the run and their keys",
+        columns("Site", "Organisation", "Fingerprint of its identity key", "Enrolled", "Revoked"),
+        tuple(
+            (
+                cell(s.site),
+                cell(s.organisation),
+                code(s.fingerprint),
+                cell(s.enrolled_ms, moment) if s.enrolled_ms else Cell("no entry"),
+                cell(s.revoked, lambda reason: f"yes: {reason}") if s.revoked else Cell("no"),
+            )
+            for s in report.sites
+        ),
+    )
+    did = Table(
+        "What each site did, in rounds",
+        columns("Site", "#Invited", "#In the sum", "#Dropped out", "#Refused", "#Sent"),
+        tuple(
+            (
+                cell(s.site),
+                number(s.invited),
+                number(s.included),
+                number(s.dropped),
+                number(s.refused),
+                number(s.bytes_sent, amount),
+            )
+            for s in report.sites
+        ),
+    )
+    closed = Table(
+        "Closing statements: how far each site confirms the log",
+        columns("Site", "#Statements before it", "#Confirmed entries", "#Updates", "#Bytes sent"),
+        tuple(
+            (
+                cell(s.site),
+                number(s.closing.last_sequence, grouped),
+                number(s.closing.checkpoint_size, grouped),
+                number(s.closing.updates, grouped),
+                number(s.closing.bytes_sent, grouped),
+            )
+            for s in report.sites
+            if s.closing
+        ),
+        "No site has closed the run.",
+    )
+    return Section("sites", "Sites", (who, did, closed))
+
+
+def exchange_section(report: RunReport) -> Section:
+    """Return participation, traffic, rounds and every recorded update."""
+    intro = words(
+        "The updates below are the recorded egress of this run: what each site signed that it "
+        "sent, with digest and size. A statement tells what was sent; it cannot tell that nothing "
+        "else was."
+    )
+    return Section(
+        "exchange",
+        "What was exchanged",
+        (
+            intro,
+            _participation(report),
+            _traffic(report),
+            Group("Rounds", _rounds(report)),
+            Group("Updates", (_updates(report),)),
+        ),
+    )
+
+
+def _participation(report: RunReport) -> Figure:
+    numbers = sorted({number for _, states in report.participation for number, _ in states})
+    rows = []
+    for site, states in report.participation:
+        by_round = dict(states)
+        rows.append((site, tuple(by_round.get(n, Presence.ABSENT) for n in numbers)))
+    told = "; ".join(
+        f"{site}: {sum(1 for s in states if s is Presence.INCLUDED)} of {len(numbers)} in the sum"
+        for site, states in rows
+    )
+    chart = Grid("Participation", told, tuple(numbers), tuple(rows), "Round")
+    table = Table(
+        "Participation by site: the rounds in which it ...",
+        columns("Site", *(state.value for state in Presence)),
+        tuple(
+            (
+                Cell(site, Source.COORDINATOR),
+                *(
+                    Cell(_rounds_of(state, numbers, states), Source.COORDINATOR)
+                    for state in Presence
+                ),
+            )
+            for site, states in rows
+        ),
+        "No round was started.",
+    )
+    return Figure("Participation of each site in each round", (chart,), table)
+
+
+def _traffic(report: RunReport) -> Figure:
+    up: dict[int, int] = {}
+    entries: dict[int, list[int]] = {}
+    for update in report.updates:
+        up[update.round.value] = up.get(update.round.value, 0) + update.total_size.value
+        entries.setdefault(update.round.value, []).extend(update.site.entries)
+    recorded: dict[int, tuple[int, int]] = {}
+    for facts in report.rounds:
+        before = recorded.get(facts.round.value, (0, 0))
+        recorded[facts.round.value] = (
+            before[0] + facts.bytes_up.value, before[1] + facts.bytes_down.value,
+        )  # fmt: skip
+    chart = Bars(
+        "Bytes the sites sent per round",
+        "; ".join(f"round {n}: {amount(up.get(n, 0))}" for n in recorded),
+        tuple((n, float(up.get(n, 0))) for n in recorded),
+        tuple(amount(up.get(n, 0)) for n in recorded),
+        "Round",
+    )
+    table = Table(
+        "Bytes per round",
+        columns("Round", "#Updates as the sites signed", "#Received in all", "#Sent to sites"),
+        tuple(
+            (
+                Cell(str(n), Source.COORDINATOR),
+                Cell(f"{up.get(n, 0):,}", Source.SITE, tuple(entries.get(n, ())), "number"),
+                Cell(f"{received:,}", Source.COORDINATOR, (), "number"),
+                Cell(f"{given:,}", Source.COORDINATOR, (), "number"),
+            )
+            for n, (received, given) in recorded.items()
+        ),
+    )
+    return Figure("Bytes sent by the sites, by round", (chart,), table)
+
+
+def _rounds(report: RunReport) -> tuple[Block, ...]:
+    rounds = Table(
+        "Attempts at rounds",
+        columns(
+            "Round", "Purpose", "Started", "In the sum", "Outcome", "#Samples", "Added up again",
+        ),
+        tuple(
+            (
+                _attempt(r.round, r.attempt),
+                cell(r.purpose),
+                cell(r.started_ms, moment),
+                cell(r.survivors, listing),
+                cell(r.outcome),
+                number(r.aggregate.weight, grouped) if r.aggregate else Cell("–"),
+                _replayed(r.aggregate.replayed is not None) if r.aggregate else Cell("–"),
+            )
+            for r in report.rounds
+        ),
+        "No round was started.",
+    )  # fmt: skip
+    dropped = Table(
+        "Drop-outs",
+        columns("Round", "Site", "Stage", "Reason"),
+        tuple(
+            (
+                _attempt(r.round, r.attempt),
+                cell(d.site),
+                cell(d.stage),
+                cell(d.reason),
+            )
+            for r in report.rounds
+            for d in r.dropped
+        ),
+        "No site dropped out.",
+    )
+    digests = Table(
+        "Opened sums and the models they led to",
+        columns("Round", "Digest of the sum", "Digest of the next model"),
+        tuple(
+            (
+                _attempt(r.round, r.attempt),
+                code(r.aggregate.digest),
+                code(r.aggregate.model_digest),
+            )
+            for r in report.rounds
+            if r.aggregate
+        ),
+        "No sum was opened.",
+    )
+    return rounds, dropped, digests
+
+
+def _updates(report: RunReport) -> Table:
+    return Table(
+        "Every update: what a site signed that it sent",
+        columns(
+            "Round", "Site", "Digest of the masked vector", "#Sent", "Recipient", "Encryption",
+            "Confirmed at closing",
+        ),
+        tuple(
+            (
+                _attempt(u.round, u.attempt),
+                cell(u.site),
+                code(u.digest),
+                number(u.total_size, amount),
+                cell(u.recipient),
+                cell(u.encryption),
+                cell(u.confirmed, yes),
+            )
+            for u in report.updates
+        ),
+        "No update is in the log.",
+    )  # fmt: skip
+
+
+def _rounds_of(state: Presence, numbers: list[int], states: tuple[Presence, ...]) -> str:
+    return spans([n for n, one in zip(numbers, states, strict=True) if one is state]) or "–"
+
+
+def _attempt(number: Marked[int], nth: Marked[int]) -> Cell:
+    return Cell(attempt(number.value, nth.value), number.source, number.entries)
+
+
+def _replayed(done: bool) -> Cell:
+    return Cell("yes" if done else "no", Source.VERIFIED)
+
+
+def summary(report: RunReport) -> str:
+    """Return one line on the run: sites and rounds."""
+    return f"{counted(len(report.sites), 'site')}, {counted(report.plan.rounds.value, 'round')}"

@@ -1,0 +1,312 @@
+"""What a run report says, and what it never says."""
+
+import re
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from decimal import Decimal
+from html import unescape
+
+import pytest
+
+from wardround.privacy.errors import ReportError
+from wardround.privacy.presentation.charts import Presence
+from wardround.privacy.presentation.document import Document, Figure, Group, Section
+from wardround.privacy.presentation.html import render_html
+from wardround.privacy.presentation.marks import Marked, Source
+from wardround.privacy.presentation.svg import nice_top
+from wardround.privacy.verify.findings import Finding, Verification
+from wardround.server.report import RunReport, build_report
+from wardround.server.report.document import run_document
+from wardround.server.report.gaps import gaps
+from wardround.server.report.model import AccessFacts, EntryFacts, MechanismFacts
+from wardround.server.report.provisions import laws
+from wardround.server.report.wording import epsilon, listing, spans
+
+MakeReport = Callable[..., RunReport]
+
+NEVER_SAID = re.compile(
+    r"complian|\bcompl(?:y|ies)\b|certif|tamper-?proof|anonym|no patient data|gdpr-ready|"
+    r"guarantees privacy|\btotal (?:epsilon|ε)|(?:epsilon|ε) over all sites",
+    re.IGNORECASE,
+)
+
+
+def page_text(report: RunReport) -> str:
+    """Return the words of the HTML report, style sheet left out."""
+    page = render_html(run_document(report))
+    page = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", page)))
+
+
+# -- words that are never said ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", ["patient", "image"])
+@pytest.mark.parametrize(
+    "findings",
+    [(), (Finding("signature", 30, "a signature of north", "another key"),)],
+    ids=["verified", "tampered"],
+)
+def test_words_never_said(
+    make_report: MakeReport, unit: str, findings: tuple[Finding, ...]
+) -> None:
+    text = page_text(make_report(unit, {"findings": findings}))
+    assert NEVER_SAID.findall(text) == []
+    assert "recorded egress" in text
+
+
+def test_image_unit_is_never_told_per_patient(make_report: MakeReport) -> None:
+    text = page_text(make_report("image"))
+    assert "per patient" not in text
+    assert "per image" in text
+    assert "The unit of protection is one image, not one patient" in text
+
+
+def test_patient_unit_is_told(report: RunReport) -> None:
+    assert "ε 3.8155 S of 4 S per patient, δ 0.00001 S" in page_text(report)
+
+
+def test_no_single_epsilon_over_sites(report: RunReport) -> None:
+    finals = {(s.site.value, s.dataset.value): Decimal(s.after.value) for s in report.spends}
+    total = epsilon(str(sum(finals.values())))
+    assert len(finals) == 4
+    assert total not in page_text(report)
+
+
+# -- marks ------------------------------------------------------------------------------------
+
+
+def bare_values(value: object, path: str = "report") -> list[str]:
+    """Return the paths of values that carry no mark."""
+    if isinstance(value, Marked | Verification | EntryFacts | MechanismFacts | Presence):
+        return []
+    if isinstance(value, AccessFacts):
+        return bare_values(value.calls, path)
+    if is_dataclass(value):
+        return [p for f in fields(value) for p in bare_values(getattr(value, f.name), f.name)]
+    if isinstance(value, tuple):
+        return [p for item in value for p in bare_values(item, path)]
+    return [] if value is None else [path]
+
+
+def test_every_value_carries_a_mark(report: RunReport) -> None:
+    # What is left bare are names of counters, plan terms and the keys of the participation map.
+    assert set(bare_values(report)) <= {"details", "metrics", "counters", "counts", "participation"}
+
+
+def test_marks_follow_who_signed(report: RunReport) -> None:
+    assert report.spends[0].after.source is Source.SITE
+    assert report.spends[0].recomputed is not None
+    assert report.spends[0].recomputed.source is Source.VERIFIED
+    assert report.rounds[0].outcome.source is Source.COORDINATOR
+    assert report.approvals[0].legal_basis.source is Source.EXTERNAL
+    assert report.plan.dpia.source is Source.EXTERNAL
+
+
+def test_marked_cells_name_their_entry(report: RunReport) -> None:
+    page = render_html(run_document(report))
+    linked = set(re.findall(r'href="#entry-(\d+)"', page))
+    listed = set(re.findall(r'id="entry-(\d+)"', page))
+    assert linked
+    assert linked <= listed
+
+
+# -- verdict first ----------------------------------------------------------------------------
+
+
+def test_verdict_comes_first_with_cosigners(report: RunReport) -> None:
+    text = page_text(report)
+    first = text.index("Nothing in the evidence contradicts itself")
+    for later in ("In short", "Study and approvals", "Privacy cost", "Legal provisions"):
+        assert first < text.rindex(later)
+    assert "cosigned by 3 of 4 sites" in text
+    assert "q = 3, n = 4, f = 1" in text
+    assert "unless more than 1 of the 4 sites work together with the coordinator" in text
+
+
+def test_tampered_evidence_is_told_first(make_report: MakeReport) -> None:
+    wrong = Finding("signature", 30, "a signature of north", "another key")
+    document = run_document(make_report(verification={"findings": (wrong,)}))
+    assert document.verdict.label == "Tampered with"
+    assert document.verdict.headline.endswith("do not rely on this report.")
+    assert "expected a signature of north" in document.verdict.body[0].parts[0].text  # type: ignore[union-attr]  # a cell
+
+
+@pytest.mark.parametrize(
+    ("quorum", "cosigners", "words"),
+    [
+        (2, ("east", "north"), "could show different logs to different sites"),
+        (3, ("east",), "has 1: the coordinator may show others another log"),
+        (3, ("east", "east", "east"), "has 1: the coordinator may show others another log"),
+    ],
+)
+def test_weak_quorum_is_told(
+    make_report: MakeReport, quorum: int, cosigners: tuple[str, ...], words: str
+) -> None:
+    report = make_report(verification={"quorum": quorum, "cosigners": cosigners})
+    assert words in page_text(report)
+
+
+# -- what happened ----------------------------------------------------------------------------
+
+
+def test_participation(report: RunReport) -> None:
+    states = {site: dict(rounds) for site, rounds in report.participation}
+    assert states["east"][4] is Presence.REFUSED
+    assert states["west"] == {
+        1: Presence.INCLUDED,
+        2: Presence.DROPPED,
+        3: Presence.INCLUDED,
+        4: Presence.INCLUDED,
+        5: Presence.INCLUDED,
+    }
+    assert all(state is Presence.INCLUDED for state in states["north"].values())
+
+
+def test_an_aborted_attempt_is_kept(report: RunReport) -> None:
+    third = [r for r in report.rounds if r.round.value == 3]
+    assert [(r.attempt.value, r.outcome.value) for r in third] == [(1, "aborted"), (2, "completed")]
+    assert third[0].aggregate is None
+    assert {d.site.value for d in third[0].dropped} == {"north", "west"}
+
+
+def test_site_counts_bytes_as_it_signed(report: RunReport) -> None:
+    for site in report.sites:
+        mine = [u.total_size.value for u in report.updates if u.site.value == site.site.value]
+        assert site.bytes_sent.value == sum(mine)
+        if site.closing:
+            assert site.closing.bytes_sent.value == sum(mine)
+
+
+def test_west_did_not_confirm(report: RunReport) -> None:
+    unconfirmed = {u.site.value for u in report.updates if not u.confirmed.value}
+    assert unconfirmed == {"west"}
+
+
+def test_open_points_of_the_example(report: RunReport) -> None:
+    found = [(gap.subject, gap.serious) for gap in gaps(report)]
+    assert found == [("west", False)]
+
+
+def test_every_figure_holds_its_numbers_as_a_table(report: RunReport) -> None:
+    figures = list(find_figures(run_document(report)))
+    assert [f.caption.split(",")[0] for f in figures] == [
+        "Participation of each site in each round",
+        "Bytes sent by the sites",
+        "Epsilon spent per site and round",
+    ]
+    assert len(figures[2].charts) == 4
+    for figure in figures:
+        assert figure.table.rows
+        assert all(chart.description for chart in figure.charts)
+
+
+def find_figures(document: Document) -> list[Figure]:
+    """Return every figure of a document."""
+
+    def inside(part: object) -> list[Figure]:
+        if isinstance(part, Figure):
+            return [part]
+        if isinstance(part, Section | Group):
+            return [figure for block in part.blocks for figure in inside(block)]
+        return []
+
+    return [figure for section in document.sections for figure in inside(section)]
+
+
+# -- what cannot be reported, or must be pointed at -----------------------------------------------
+
+
+def test_a_run_that_is_not_there(leaves: list[bytes], checked: Verification) -> None:
+    with pytest.raises(ReportError, match="no run 'run-other'"):
+        build_report(leaves, checked, "run-other")
+    with pytest.raises(ReportError, match="no run yet"):
+        build_report(leaves[:8], checked)
+
+
+def test_a_log_without_the_plan(leaves: list[bytes], checked: Verification) -> None:
+    without = [leaf for leaf in leaves if b'"kind":"study_plan"' not in leaf]
+    with pytest.raises(ReportError, match="does not hold"):
+        build_report(without, checked)
+
+
+def test_an_unreadable_entry_is_reported_not_fatal(
+    leaves: list[bytes], checked: Verification
+) -> None:
+    damaged = [*leaves[:30], b'{"kind": "update"}', *leaves[31:]]
+    report = build_report(damaged, checked)
+    assert report.log.unreadable == (30,)
+    assert any("not in the form of this log" in gap.words for gap in gaps(report))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (b'"kind":"approval"', "without a signed approval"),
+        (b'"kind":"privacy_spend"', "No privacy spend is logged"),
+        (b'"kind":"closing"', "No closing statement"),
+        (b'"kind":"deidentification"', "No de-identification statement"),
+        (b'"kind":"run_end"', "has no end entry"),
+        (b'"kind":"update"', "closing statement counts"),
+    ],
+)
+def test_what_is_missing_is_pointed_at(
+    leaves: list[bytes], checked: Verification, kind: bytes, words: str
+) -> None:
+    report = build_report([leaf for leaf in leaves if kind not in leaf], checked)
+    assert any(words in gap.words for gap in gaps(report)), gaps(report)
+
+
+def test_a_tail_without_checkpoint_and_no_pin(leaves: list[bytes], make_report: MakeReport) -> None:
+    report = make_report(verification={"size": len(leaves) - 3, "pinned": False})
+    found = " ".join(gap.words for gap in gaps(report))
+    assert "newest 3 entries are in no checkpoint" in found
+    assert "No pinned checkpoint" in found
+
+
+def test_uncomputed_epsilon_is_pointed_at(make_report: MakeReport) -> None:
+    report = make_report(verification={"recomputed": (), "replayed": frozenset()})
+    found = [gap.words for gap in gaps(report)]
+    assert sum("Epsilon was not computed again" in words for words in found) == len(report.spends)
+    assert any("5 sums were not added up again" in words for words in found)
+
+
+# -- wording and law --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exact", "shown"),
+    [
+        ("0", "0"),
+        ("1.23401", "1.2341"),
+        ("3.99990001", "4"),
+        ("0.00001", "1.00e-5"),
+        ("12", "12"),
+        ("inf", "unbounded"),
+        ("", "–"),
+    ],
+)
+def test_epsilon_is_never_shown_smaller(exact: str, shown: str) -> None:
+    assert epsilon(exact) == shown
+
+
+def test_small_wording() -> None:
+    assert listing([]) == "none"
+    assert listing(["a", "b", "c"]) == "a, b and c"
+    assert spans([1, 2, 3, 5, 7, 8]) == "1–3, 5, 7–8"
+    assert [nice_top(v) for v in (0, 0.3, 4.3, 21, 999)] == [1, 0.5, 5, 25, 1000]
+
+
+def test_provisions_say_both_sides_with_a_date(report: RunReport) -> None:
+    sections = {section.id for section in run_document(report).sections}
+    text = page_text(report)
+    numbers = [p.number for law in laws() for p in law.provisions]
+    for wanted in ("164.308", "164.312", "164.514", "Art. 5", "Art. 25", "Art. 30", "Art. 32",
+                   "Art. 35", *(f"Art. {n}" for n in range(10, 16))):  # fmt: skip
+        assert any(number.startswith(wanted) for number in numbers), wanted
+    for law in laws():
+        assert f"{law.name}, as of {law.as_of.isoformat()}" in text
+        for provision in law.provisions:
+            assert provision.evidence.strip()
+            assert provision.not_evidence.strip()
+            assert set(provision.see) <= sections
