@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 PREFERRED_GROUPS = 8
+SMALLEST_GROUP = 4
 
 
 def to_group_norm(model: nn.Module, groups: int = PREFERRED_GROUPS) -> nn.Module:
@@ -26,7 +27,9 @@ def to_group_norm(model: nn.Module, groups: int = PREFERRED_GROUPS) -> nn.Module
         model.running_mean = model.running_var = model.num_batches_tracked = None
         return model
     if isinstance(model, _BatchNorm):
-        count = math.gcd(model.num_features, groups)
+        # A group of one channel would be a constant where the image has shrunk to one point.
+        most = max(1, min(groups, model.num_features // SMALLEST_GROUP))
+        count = math.gcd(model.num_features, most)
         return nn.GroupNorm(count, model.num_features, eps=model.eps, affine=model.affine)
     for name, child in model.named_children():
         replacement = to_group_norm(child, groups)
