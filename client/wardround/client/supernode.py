@@ -124,7 +124,7 @@ class SuperNodeProcess:
         _load(read_private(config.key))
         if config.user is None and os.geteuid() == 0:
             logger.warning("the SuperNode runs as root; set a user for it")
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind(("127.0.0.1", config.runtime_port))

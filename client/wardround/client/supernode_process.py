@@ -19,6 +19,7 @@ from typing import Final
 import uvicorn
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.retry import http_retry
 from flwr.supernode import start_client_internal as supernode
@@ -34,6 +35,14 @@ PARENT_CHECK_SECONDS: Final = 0.5
 
 MAX_RETRY_SECONDS: Final = 3
 """Longest pause before the coordinator is tried again, instead of Flower's 20 s."""
+
+PULL_PACE: Final = {
+    "initial_backoff": 0.05,
+    "backoff_cap": 1.0,
+    "max_tries_per_object": 10_000,
+}
+"""How Flower waits for a part of a message that is still on its way: by itself it waits 1 s, 2 s,
+4 s, up to 10 s."""
 
 RUNTIME_ROUTES: Final = frozenset(
     f"/v1/runtime/{name}"
@@ -77,6 +86,25 @@ class Pace:
         time.sleep(min([seconds, *pauses]))
 
 
+class OnceInAWhile(logging.Filter):
+    """Lets a message of Flower's through once a minute: it warns of every single retry."""
+
+    SECONDS: Final = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record passes."""
+        now = time.monotonic()
+        template = str(record.msg)
+        if now - self._last.get(template, -self.SECONDS) < self.SECONDS:
+            return False
+        self._last[template] = now
+        return True
+
+
 class OnlyRunner:
     """Serves the runner's routes of the Runtime API; everything else is not found."""
 
@@ -97,8 +125,12 @@ def main(arguments: list[str]) -> None:
     settings = json.load(sys.stdin)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     threading.excepthook = _end_with_thread
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    flower = logging.getLogger("flwr")
+    flower.setLevel(logging.WARNING)
+    flower.addFilter(OnceInAWhile())
     vars(supernode)["time"] = Pace()
+    pull = inflatable_utils.pull_objects
+    pull.__kwdefaults__ = {**(pull.__kwdefaults__ or {}), **PULL_PACE}
     vars(http_retry)["MAX_RETRY_DELAY"] = MAX_RETRY_SECONDS
     key = serialization.load_pem_private_key(settings["key"].encode(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):

@@ -1,8 +1,8 @@
 """Names that both ends of an exchange write and read: the form of a Flower message.
 
 Every exchange between coordinator and site is one Flower message of one type. Its content is a
-record of two fields (what is asked, and its bytes) and, for large bytes, one flat array. Flower
-carries them and understands none of them.
+record (what is asked, its bytes, and a payload if that is small) and, for a large payload, one flat
+array. Flower carries them and understands none of them.
 
 The form has a version: a site runs an exchange only when the bundle that names it (the FAB, whose
 digest is pinned here) is the one that this version of Wardround builds.
@@ -19,11 +19,16 @@ RECORD: Final = "wardround"
 KIND: Final = "kind"
 BODY: Final = "body"
 
-ARRAYS: Final = "payload"
-"""Name of the array record; absent where a message has no payload."""
-
 PAYLOAD: Final = "payload"
-"""Name of the one array in it: flat, uint8."""
+"""Name of the payload: of a third field of the record where it is small, else of the one array
+(flat, uint8) in the record of arrays; of neither where there is none."""
+
+INLINE_PAYLOAD: Final = 1024 * 1024
+"""Largest payload in bytes that goes into the record: Flower then moves three objects for a message
+rather than six or more, and each of them costs a request."""
+
+ARRAYS: Final = "payload"
+"""Name of the record of arrays, which is there for a large payload alone."""
 
 ARRAY_DTYPE: Final = "uint8"
 ARRAY_FORM: Final = "bytes"

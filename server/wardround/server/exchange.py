@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app.typing import ConfigRecordValues
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
@@ -28,6 +29,7 @@ from wardround.privacy.exchange import (
     ARRAY_FORM,
     ARRAYS,
     BODY,
+    INLINE_PAYLOAD,
     KIND,
     MAX_BODY,
     MAX_KIND,
@@ -35,6 +37,8 @@ from wardround.privacy.exchange import (
     PAYLOAD,
     RECORD,
 )
+
+FIELDS = {KIND, BODY, PAYLOAD}
 
 PULL_BATCH = 4
 """How many answers one pull may bring at most, which bounds what is in memory at once."""
@@ -100,6 +104,17 @@ class _Pending:
     """Id of the message sent last."""
     sends: int = 0
 
+    def is_with(self, node: NodeInfo) -> bool:
+        """Whether the request is on its way to this life of the node."""
+        here = (self.node_id, self.activated) == (node.node_id, node.last_activated_at)
+        return self.current is not None and here
+
+    def sent(self, node: NodeInfo, identifier: str) -> None:
+        """Note that the request was sent to the node."""
+        self.node_id, self.activated = node.node_id, node.last_activated_at
+        self.current = identifier
+        self.sends += 1
+
 
 def content(kind: str, body: bytes, payload: bytes | None) -> RecordDict:
     """The Flower content of a message of the exchange."""
@@ -108,8 +123,11 @@ def content(kind: str, body: bytes, payload: bytes | None) -> RecordDict:
             f"an exchange needs a kind of 1 to {MAX_KIND} characters and a body of at most "
             f"{MAX_BODY} bytes; put larger bytes into the payload"
         )
-    records = RecordDict({RECORD: ConfigRecord({KIND: kind, BODY: body})})
-    if payload is not None:
+    fields: dict[str, ConfigRecordValues] = {KIND: kind, BODY: body}
+    if payload is not None and len(payload) <= INLINE_PAYLOAD:
+        fields[PAYLOAD] = payload
+    records = RecordDict({RECORD: ConfigRecord(fields)})
+    if payload is not None and len(payload) > INLINE_PAYLOAD:
         array = Array(ARRAY_DTYPE, (len(payload),), ARRAY_FORM, payload)
         records[ARRAYS] = ArrayRecord({PAYLOAD: array})
     return records
@@ -120,26 +138,31 @@ def parse(records: RecordDict) -> tuple[str, bytes, bytes | None]:
     if not {RECORD} <= set(records) <= {RECORD, ARRAYS}:
         raise MalformedData("the message holds other records than those of an exchange")
     config = records[RECORD]
-    if not isinstance(config, ConfigRecord) or set(config) != {KIND, BODY}:
-        raise MalformedData("the message's record has other fields than kind and body")
-    kind, body = config[KIND], config[BODY]
+    if not isinstance(config, ConfigRecord) or not {KIND, BODY} <= set(config) <= FIELDS:
+        raise MalformedData("the message's record has other fields than those of an exchange")
+    kind, body, small = config[KIND], config[BODY], config.get(PAYLOAD)
     if not isinstance(kind, str) or not 0 < len(kind) <= MAX_KIND:
         raise MalformedData("the message's kind is not a short text")
     if not isinstance(body, bytes) or len(body) > MAX_BODY:
         raise MalformedData("the message's body is not bytes, or too large")
+    if small is not None:
+        if not isinstance(small, bytes) or len(small) > INLINE_PAYLOAD or ARRAYS in records:
+            raise MalformedData("the message's payload is not bytes, too large, or there twice")
+        return kind, body, small
+    return kind, body, _large_payload(records)
+
+
+def _large_payload(records: RecordDict) -> bytes | None:
     if ARRAYS not in records:
-        return kind, body, None
+        return None
     arrays = records[ARRAYS]
     if not isinstance(arrays, ArrayRecord) or set(arrays) != {PAYLOAD}:
         raise MalformedData("the message's arrays are not the one payload")
     array = arrays[PAYLOAD]
-    if (array.dtype, array.stype, tuple(array.shape)) != (
-        ARRAY_DTYPE,
-        ARRAY_FORM,
-        (len(array.data),),
-    ):
-        raise MalformedData("the message's payload is not a flat array of bytes")
-    return kind, body, bytes(array.data)
+    form = (array.dtype, array.stype, tuple(array.shape))
+    if form != (ARRAY_DTYPE, ARRAY_FORM, (len(array.data),)) or len(array.data) <= INLINE_PAYLOAD:
+        raise MalformedData("the message's payload is not a large flat array of bytes")
+    return bytes(array.data)
 
 
 class Exchange:
@@ -214,14 +237,10 @@ class Exchange:
     ) -> None:
         """Send to every site whose request is not on its way, or was lost with its node."""
         online = self._online()
+        due: list[tuple[str, NodeInfo, Message]] = []
         for site, waiting in pending.items():
             node = online.get(site)
-            if node is None or waiting.sends >= MAX_SENDS:
-                continue
-            on_its_way = waiting.current is not None and (
-                (waiting.node_id, waiting.activated) == (node.node_id, node.last_activated_at)
-            )
-            if on_its_way:
+            if node is None or waiting.sends >= MAX_SENDS or waiting.is_with(node):
                 continue
             request = waiting.request
             message = Message(
@@ -230,12 +249,14 @@ class Exchange:
                 MESSAGE_TYPE,
                 ttl=remaining + TTL_MARGIN_SECONDS,
             )
-            for identifier in self._grid.push_messages([message]):
-                if identifier:
-                    waiting.node_id, waiting.activated = node.node_id, node.last_activated_at
-                    waiting.current = identifier
-                    waiting.sends += 1
-                    sites[identifier] = site
+            due.append((site, node, message))
+        if not due:
+            return
+        identifiers = self._grid.push_messages([message for _, _, message in due])
+        for (site, node, _), identifier in zip(due, identifiers, strict=True):
+            if identifier:  # Flower gives none for a node that has just gone
+                pending[site].sent(node, identifier)
+                sites[identifier] = site
 
     def _pull(self, pending: dict[str, _Pending]) -> Iterator[Message]:
         """Answers that are there now, a few at a time."""

@@ -144,10 +144,14 @@ class RunKeeper:
             flower_id, token = self._acquire(kept.run)
         except LinkError as error:
             return str(error)
+        failure: str | None = "its process did not start"
         try:
-            return self._process(kept, token)
+            failure = self._process(kept, token)
         finally:
-            self._stop_flower_run(flower_id)
+            if failure is not None:
+                self._stop_flower_run(flower_id)
+        self._control.runs()  # Flower drops the messages of an ended run when runs are listed
+        return failure
 
     def _acquire(self, run: str) -> tuple[int, str]:
         """Start a run of Flower's and take its one task."""

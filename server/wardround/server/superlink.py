@@ -13,6 +13,7 @@ own database, never Flower's.
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -118,12 +119,15 @@ class CoordinatorLink:
         authn = TokenAuthn({**config.control_tokens, "coordinator": hash_token(token)})
         secret = secrets.token_bytes(32)
         superlink = _create_superlink(config, authn, secret)
-        with contextlib.ExitStack() as undo:
-            loopback = undo.enter_context(_listen("127.0.0.1", config.loopback_port))
-            public = undo.enter_context(_listen(config.public_host, config.public_port))
-            certificate = _certificate(config)
-            undo.pop_all()
-        self._sockets = [loopback, public]
+        certificate = _certificate(config)
+        loopback = _listen("127.0.0.1", config.loopback_port)
+        self._sockets.append(loopback)
+        try:
+            public = _listen(config.public_host, config.public_port)
+        except CannotListen:
+            loopback.close()
+            raise
+        self._sockets.append(public)
         self.loopback_port: int = loopback.getsockname()[1]
         self.public_port: int = public.getsockname()[1]
         gates = (
@@ -217,10 +221,16 @@ class CoordinatorLink:
             listening.close()
         self._log.stop()
 
-    def serve_forever(self, stopped: threading.Event | None = None) -> None:
+    def serve_forever(
+        self,
+        on_ready: Callable[[], None] = lambda: None,
+        stopped: threading.Event | None = None,
+    ) -> None:
         """Serve until SIGINT or SIGTERM, or until `stopped` is set. From the main thread only.
 
-        From here on this process can load nothing that reads patient data (see `guard`).
+        `on_ready` is called once when the listeners are up: the place to register sites and to
+        `keep` the unfinished runs. From here on this process can load nothing that reads patient
+        data (see `guard`).
         """
         guard.install()
         stopped = stopped or threading.Event()
@@ -228,11 +238,11 @@ class CoordinatorLink:
         def stop(signum: int, frame: FrameType | None) -> None:
             stopped.set()
 
-        previous = {
-            number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, stop) for number in numbers}
         try:
             with self:
+                on_ready()
                 while not stopped.wait(0.5):
                     if self._thread is None or not self._thread.is_alive():
                         raise CannotListen("the coordinator's listeners ended; see its log")
@@ -294,23 +304,20 @@ def _certificate(config: LinkConfig) -> ssl.SSLContext:
     return context
 
 
-@contextlib.contextmanager
-def _listen(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket; closed again if the block fails."""
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns off Nagle's delay (40 ms an answer) only where the protocol is named.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        yield listening
     except OSError as error:
         listening.close()
         raise CannotListen(
             f"cannot listen on {host}:{port} ({error.strerror}); another process may use the port"
         ) from None
-    except BaseException:
-        listening.close()
-        raise
+    return listening
 
 
 def _prepare_database(path: Path) -> None:
@@ -339,6 +346,8 @@ def _create_superlink(config: LinkConfig, authn: object, secret: bytes) -> ASGIA
 
     if not isinstance(authn, ControlAuthnPlugin):
         raise TypeError("the Control API needs an authentication plug-in")
+    for name in ("flwr", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     ours = {name for name, _ in PRAGMAS}
     # Flower offers no way to set these; a contract test watches over the name.
     settings = vars(sql_mixin)

@@ -8,6 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.app.typing import ConfigRecordValues
 
 from wardround.privacy.errors import MalformedData
+from wardround.privacy.exchange import INLINE_PAYLOAD
 from wardround.server.exchange import (
     MAX_SENDS,
     Exchange,
@@ -55,7 +56,7 @@ def test_nodes_are_known_by_name(grid: InProcessGrid) -> None:
     assert set(exchange(grid).nodes()) == {"east", "north"}
 
 
-@pytest.mark.parametrize("size", [0, 1, 5 * 1024 * 1024 + 3])
+@pytest.mark.parametrize("size", [0, 1, INLINE_PAYLOAD, INLINE_PAYLOAD + 1, 5 * 1024 * 1024 + 3])
 def test_payload_of_any_size_arrives_unchanged(size: int) -> None:
     payload = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8).tobytes()
     grid = InProcessGrid({"north": lambda kind, body, data: (kind, b"", data)})
@@ -140,17 +141,20 @@ def test_a_site_in_error_answers_with_an_error_reply(grid: InProcessGrid) -> Non
     assert ask(grid)["north"] == Reply("error", b"policy: no")
 
 
-def array(data: bytes = b"ab", **other: object) -> Array:
-    fields = {"dtype": "uint8", "shape": (2,), "stype": "bytes", "data": data} | other
+LARGE = bytes(INLINE_PAYLOAD + 1)
+
+
+def array(data: bytes = LARGE, **other: object) -> Array:
+    fields = {"dtype": "uint8", "shape": (len(data),), "stype": "bytes", "data": data} | other
     return Array(**fields)  # type: ignore[arg-type]  # wrong types are the point here
 
 
 FIELDS: dict[str, ConfigRecordValues] = {"kind": "task", "body": b""}
 
 
-def with_array(made: Array) -> RecordDict:
+def with_array(made: Array, **more: bytes) -> RecordDict:
     record = ArrayRecord({"payload": made})
-    return RecordDict({"wardround": ConfigRecord(dict(FIELDS)), "payload": record})
+    return RecordDict({"wardround": ConfigRecord({**FIELDS, **more}), "payload": record})
 
 
 @pytest.mark.parametrize(
@@ -166,9 +170,13 @@ def with_array(made: Array) -> RecordDict:
         lambda: RecordDict({"wardround": ConfigRecord({**FIELDS, "body": "text"})}),
         lambda: RecordDict({"wardround": ConfigRecord(dict(FIELDS)), "x": ConfigRecord()}),
         lambda: with_array(array(dtype="float32")),
-        lambda: with_array(array(shape=(1, 2))),
+        lambda: with_array(array(shape=(1, len(LARGE)))),
         lambda: with_array(array(shape=(3,))),
         lambda: with_array(array(stype="numpy.ndarray")),
+        lambda: with_array(array(data=b"small")),
+        lambda: with_array(array(), payload=b"twice"),
+        lambda: RecordDict({"wardround": ConfigRecord({**FIELDS, "payload": LARGE})}),
+        lambda: RecordDict({"wardround": ConfigRecord({**FIELDS, "payload": "text"})}),
     ],
 )
 def test_content_in_another_form_is_refused(records: Callable[[], RecordDict]) -> None:
