@@ -24,6 +24,18 @@ REASONS = MappingProxyType(
         "recognisable": "its header says a person is recognisable in the pixels",
         "pixels_unreadable": "its pixels cannot be decoded, so they cannot be checked for text",
         "survivor": "an identifying value was still found in the result; nothing was written",
+        "no_pixels": "a DICOM object without an image",
+        "several_frames": "several frames in one file where one picture was expected",
+        "single_slice": "one slice, where a volume was expected",
+        "no_geometry": "position, orientation or spacing of a slice is missing or impossible",
+        "mixed_series": "files of several series, patients or frames of reference",
+        "mixed_kind": "files of several modalities or kinds of pixels",
+        "mixed_size": "slices of several sizes",
+        "mixed_orientation": "slices of several orientations, such as a localiser among them",
+        "mixed_spacing": "slices of several pixel spacings",
+        "duplicate_slice": "two slices at one place, such as two echoes or a repeated export",
+        "gap": "slices at irregular distances; one may be missing",
+        "tilted": "slices shifted against each other (gantry tilt); resample them first",
         "crash": "a decoder ended the worker process on this file",
     }
 )
