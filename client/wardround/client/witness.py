@@ -52,6 +52,7 @@ from wardround.privacy.transparency import (
     verify_consistency,
     verify_inclusion,
 )
+from wardround.privacy.verify.receipts import SavedReceipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,16 @@ class Witness:
         """
         with session(self.engine) as database:
             return self._state(database, event)
+
+    def stated(self, kind: str, run: str, round_: int) -> bool:
+        """Whether this site has signed a statement of `kind` about a round of a run."""
+        query = select(StatementRow.envelope).where(
+            StatementRow.kind == kind, StatementRow.run == run
+        )
+        with session(self.engine) as database:
+            return any(
+                getattr(_event(row), "round", 0) == round_ for row in database.scalars(query)
+            )
 
     def pending(self) -> tuple[Envelope, ...]:
         """Return the statements without a receipt, in order: what has to be sent (again)."""
@@ -213,6 +224,29 @@ class Witness:
             if row is None:
                 raise ProofStale(f"this site has not witnessed a checkpoint of {size} entries")
             self._check_receipt(database, receipt, size, row.root)
+
+    def receipt(self, sequence: int, head: LogHead) -> SavedReceipt:
+        """Return the file that proves one statement: for an auditor, whatever is shown later.
+
+        `head` is a `LogHead` this site accepted that has a receipt for the statement. Raises
+        ReceiptMissing when it has none.
+        """
+        found = next((r for r in head.receipts if r.sequence == sequence), None)
+        with session(self.engine) as database:
+            row = database.get(StatementRow, sequence)
+            entry = database.get(EntryRow, found.index) if found else None
+            if found is None or row is None or entry is None:
+                raise ReceiptMissing(f"no receipt for statement {sequence} came with this message")
+            return SavedReceipt(
+                self.site,
+                sequence,
+                row.run,
+                int(getattr(_event(row.envelope), "round", 0)),
+                head.note,
+                found.index,
+                entry.leaf.decode("ascii"),
+                found.proof,
+            )
 
     def position(self) -> Position:
         """Return where this site stands."""

@@ -254,18 +254,22 @@ class RunStart(Event):
 
 @dataclass(frozen=True, slots=True)
 class KeyBookMade(Event):
-    """The sites' fresh keys of the run, as sent to all (message M2, in a blob of this digest)."""
+    """The sites' fresh keys of the run; `book` is message M2, as it was sent to all."""
 
     kind = "key_book"
     run: Name
     book_digest: Hex32
     sites: tuple[Site, ...]
     size: Count
+    book: HexBytes = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundStart(Event):
-    """A round (or another attempt at it) begins; `purpose` is "train" or "evaluate"."""
+    """A round (or another attempt at it) begins; `purpose` is "train" or "evaluate".
+
+    `task` is message R1, as it was sent to all.
+    """
 
     kind = "round_start"
     run: Name
@@ -275,14 +279,15 @@ class RoundStart(Event):
     model_digest: Hex32
     model_size: Count
     invited: tuple[Site, ...]
+    task: HexBytes = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Update(Event):
     """What a site sent: its masked update (message R2). This is the recorded egress of a round.
 
-    `digest` and `size` are those of the masked vector y, `header_digest` of its signed header,
-    `boxes_size` of the sealed shares that went along.
+    `digest` (SHA-256) and `size` are those of the masked vector y as bytes, `header_digest` and
+    `header_size` of its encoded header, `boxes_size` of the sealed shares that went along.
     """
 
     kind = "update"
@@ -332,7 +337,11 @@ class RecoveryShare(Event):
 
 @dataclass(frozen=True, slots=True)
 class Aggregated(Event):
-    """The opened sum: from which uploads, what it says, and the model it led to."""
+    """The opened sum: from which uploads, what it says, and the model it led to.
+
+    `digest` is that of the opened vector, `quorum` message R5 with the sites' signatures (R4).
+    In group mode the coordinator cannot read the sum: `weight` is 0 and `counters` is empty.
+    """
 
     kind = "aggregate"
     run: Name
@@ -346,6 +355,7 @@ class Aggregated(Event):
     weight: Count
     counters: tuple[Counter, ...]
     model_digest: Hex32
+    quorum: HexBytes = ""
 
 
 @dataclass(frozen=True, slots=True)

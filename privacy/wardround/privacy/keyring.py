@@ -7,10 +7,18 @@ ones, so what one accepts the other does too.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from wardround.privacy.errors import SignatureInvalid
+from wardround.privacy.errors import MalformedData, SignatureInvalid
 from wardround.privacy.events import Enrol, Leaf, Revoke, Rotate, rotation_message
 from wardround.privacy.identity import verify_signature
 from wardround.privacy.statements import FIRST, Envelope, Statement
+
+
+class ChainBroken(SignatureInvalid):
+    """A statement that may not stand where it stands; `rule` names the check that failed."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +51,13 @@ class Keyring:
         """Take one entry in, if it may stand in the log here: a statement or a revocation.
 
         Checks key, signature, sequence and link of a statement, and the proof of a rotation.
-        Raises SignatureInvalid with the reason; nothing has changed then.
+        Raises ChainBroken with the reason; nothing has changed then.
         """
         event = leaf.event
         if isinstance(event, Revoke):
             state = self.sites.get(event.site)
             if state is None or state.revoked or state.identity.hex() != event.identity:
-                raise SignatureInvalid(f"the log revokes a key of {event.site} not in force")
+                raise ChainBroken("revoked", f"the log revokes a key of {event.site} not in force")
         if leaf.statement is not None and leaf.envelope is not None:
             self._check(leaf, leaf.statement, leaf.envelope)
         self.apply(leaf)
@@ -85,36 +93,40 @@ class Keyring:
     def _check(self, leaf: Leaf, statement: Statement, envelope: Envelope) -> None:
         site, event = statement.site, leaf.event
         if statement.log != self.log:
-            raise SignatureInvalid(f"the statement of {site} was made for another log")
+            raise ChainBroken("other-log", f"the statement of {site} was made for another log")
         state = self.sites.get(site)
         if isinstance(event, Enrol):
             if state is not None and not state.revoked:
-                raise SignatureInvalid(f"{site} is enrolled twice; a new key needs a rotation")
+                raise ChainBroken("keys", f"{site} is enrolled twice; a new key needs a rotation")
             self._unused(site, event.identity, event.witness)
             identity = bytes.fromhex(event.identity)
         elif state is None:
-            raise SignatureInvalid(f"{site} speaks but was never enrolled")
+            raise ChainBroken("keys", f"{site} speaks but was never enrolled")
         elif state.revoked:
-            raise SignatureInvalid(f"the key of {site} was revoked before this statement")
+            raise ChainBroken("revoked", f"the key of {site} was revoked before this statement")
         else:
             identity = state.identity
-        envelope.verify(identity)
+        try:
+            envelope.verify(identity)
+        except (SignatureInvalid, MalformedData) as error:
+            raise ChainBroken("signature", f"statement of {site}: {error}") from None
         sequence, last = (state.sequence, state.last) if state else (0, FIRST)
         if (statement.sequence, statement.previous) != (sequence + 1, last):
-            raise SignatureInvalid(
-                f"statement {statement.sequence} of {site} does not follow its statement {sequence}"
+            raise ChainBroken(
+                "sequence",
+                f"statement {statement.sequence} of {site} does not follow its {sequence}.",
             )
         if isinstance(event, Rotate):
             self._unused(site, event.identity, event.witness)
-            verify_signature(
-                bytes.fromhex(event.identity),
-                bytes.fromhex(event.proof),
-                rotation_message(self.log, event),
-            )
+            proof, message = bytes.fromhex(event.proof), rotation_message(self.log, event)
+            try:
+                verify_signature(bytes.fromhex(event.identity), proof, message)
+            except SignatureInvalid:
+                raise ChainBroken("keys", f"the new key of {site} did not sign") from None
 
     def _unused(self, site: str, identity: str, witness: str) -> None:
         if identity == witness:
-            raise SignatureInvalid(f"{site} uses one key as identity and witness")
+            raise ChainBroken("keys", f"{site} uses one key as identity and witness")
         for owner, key in self.keys():
             if owner != site and key.hex() in (identity, witness):
-                raise SignatureInvalid(f"one key stands under two names: {owner} and {site}")
+                raise ChainBroken("keys", f"one key stands under two names: {owner} and {site}")

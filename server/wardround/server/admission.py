@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, select
 
-from wardround.privacy.errors import SignatureInvalid
 from wardround.privacy.events import KINDS, Enrol, Leaf, Revoke, Rotate, from_leaf
-from wardround.privacy.keyring import Keyring
+from wardround.privacy.keyring import ChainBroken, Keyring
 from wardround.privacy.statements import Envelope
 from wardround.server.errors import StatementRefused
 from wardround.server.models import LogEntry
@@ -47,7 +46,7 @@ class Admission:
                 return known
         try:
             ring.admit(leaf)
-        except SignatureInvalid as error:
+        except ChainBroken as error:
             raise StatementRefused(f"{leaf.kind} refused: {error}") from None
         if leaf.statement is not None and leaf.envelope is not None:
             place = leaf.statement.site, leaf.statement.sequence

@@ -13,7 +13,15 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, func, insert, select, tuple_
 
 from wardround.privacy.errors import MalformedData, SignatureInvalid
-from wardround.privacy.events import Event, Genesis, Leaf, from_leaf, statement_leaf, to_leaf
+from wardround.privacy.events import (
+    Event,
+    Genesis,
+    Leaf,
+    Restored,
+    from_leaf,
+    statement_leaf,
+    to_leaf,
+)
 from wardround.privacy.identity import Signer
 from wardround.privacy.notes import (
     Checkpoint,
@@ -205,6 +213,47 @@ class AuditLog:
         with self._reading() as connection:
             return connection.scalar(query) or 0
 
+    # -- after a restore from an old backup --------------------------------------------------
+
+    def recover(self, pin: bytes, leaves: Sequence[bytes], site: str, reason: str) -> int:
+        """Take lost entries back from the copy of `site`; return how many.
+
+        `pin` is the checkpoint that the site witnessed, `leaves` its copy from this log's size
+        on to the checkpoint's. They are appended as they are, and an entry says so. See
+        `server/README.md` for when to do this. Raises LogDamaged when pin, copy and this log do
+        not continue each other: then two histories are signed, and this log is at its end.
+        """
+        try:
+            note = Note.from_bytes(pin)
+            checkpoint = open_checkpoint(note, self.origin, self.signer.public_bytes())
+        except (MalformedData, SignatureInvalid) as error:
+            raise LogDamaged(
+                f"the pin of {site} is not a checkpoint of this log: {error}"
+            ) from None
+        with self._lock:
+            self._tail = None
+            try:
+                with self.engine.begin() as connection:
+                    serialise(connection)
+                    size = self._read_tail(connection).tree.size
+                    self._extend(connection, leaves)
+                    tree = self._read_tail(connection).tree
+                    if (tree.size, tree.root()) != (checkpoint.size, checkpoint.root):
+                        raise LogDamaged(
+                            f"the copy of {site} does not continue this log; two histories are "
+                            "signed: keep both as evidence and begin a new log"
+                        )
+                    text = Note(note.text, note.signatures[:1]).to_bytes().decode()
+                    row = {"size": tree.size, "root": checkpoint.root, "note": text}
+                    connection.execute(insert(CheckpointRow), row)
+                    root = checkpoint.root.hex()
+                    event = Restored(size, checkpoint.size, root, site, reason)
+                    self._append(connection, [event], "")
+            except BaseException:
+                self._tail = None
+                raise
+        return checkpoint.size - size
+
     # -- inside one transaction -------------------------------------------------------------
 
     def _reading(self) -> Connection:
@@ -217,25 +266,32 @@ class AuditLog:
     def _append(
         self, connection: Connection, events: Iterable[Event | Envelope], actor: str
     ) -> tuple[int, ...]:
-        tail = self._read_tail(connection)
-        now = max(self.clock(), tail.ts_ms)
-        tree, last_hash = tail.tree.copy(), tail.last_hash
-        indices: list[int] = []
-        rows: list[dict[str, object]] = []
-        nodes: list[dict[str, object]] = []
-        for event in events:
-            data = (
+        now = max(self.clock(), self._read_tail(connection).ts_ms)
+        return self._extend(
+            connection,
+            (
                 statement_leaf(event, now, actor)
                 if isinstance(event, Envelope)
                 else to_leaf(event, now, actor)
-            )
+                for event in events
+            ),
+        )
+
+    def _extend(self, connection: Connection, leaves: Iterable[bytes]) -> tuple[int, ...]:
+        """Check and insert leaves at the end; the lock is held and the tail has been read."""
+        tail = self._read_tail(connection)
+        tree, last_hash, ts_ms = tail.tree.copy(), tail.last_hash, tail.ts_ms
+        indices: list[int] = []
+        rows: list[dict[str, object]] = []
+        nodes: list[dict[str, object]] = []
+        for data in leaves:
             leaf = from_leaf(data)
             known = self._admission.admit(connection, leaf, tree.size)
             if known is not None:
                 indices.append(known)
                 continue
             indices.append(tree.size)
-            last_hash = leaf_hash(data)
+            last_hash, ts_ms = leaf_hash(data), leaf.ts_ms
             rows.append(_row(tree.size, leaf, data, last_hash))
             full = tree.append(last_hash)
             nodes += [{"level": level, "idx": idx, "hash": value} for level, idx, value in full]
@@ -243,7 +299,7 @@ class AuditLog:
             connection.execute(insert(LogEntry), rows)
         if nodes:
             connection.execute(insert(MerkleNode), nodes)
-        self._tail = _Tail(tree, now, last_hash)
+        self._tail = _Tail(tree, ts_ms, last_hash)
         return tuple(indices)
 
     def _read_tail(self, connection: Connection) -> _Tail:

@@ -1,0 +1,155 @@
+"""`wardround-verify`: check an evidence bundle, offline, trusting nobody in it.
+
+Exit status: 0 verified, 1 tampered, 2 incomplete, 3 usage (the policy, a pin or a receipt cannot
+be read). The last line of the output says it in words.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wardround.privacy.bundle import Bundle
+from wardround.privacy.errors import BundleInvalid, WardroundError
+from wardround.privacy.verify.findings import CHECKS, EXIT, Finding, Findings, Verification
+from wardround.privacy.verify.policy import Policy
+from wardround.privacy.verify.receipts import SavedReceipt
+from wardround.privacy.verify.verifier import verify
+
+USAGE = 3
+_COLOURS = {"verified": "32", "tampered": "31", "incomplete": "33"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = _parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as stop:
+        return USAGE if stop.code else 0
+    try:
+        policy = Policy.from_text(_text(options.policy))
+        pins = [path.read_bytes() for path in options.pin]
+        receipts = [SavedReceipt.from_bytes(path.read_bytes()) for path in options.receipt]
+        if not options.bundle.is_file():
+            raise BundleInvalid(f"{options.bundle} does not exist")
+    except (OSError, UnicodeDecodeError, WardroundError) as error:
+        print(f"wardround-verify: {error}", file=sys.stderr)
+        return USAGE
+    try:
+        with Bundle(options.bundle) as bundle:
+            result = verify(
+                bundle,
+                policy,
+                pins=pins,
+                receipts=receipts,
+                replay=options.replay,
+                recompute_epsilon=options.recompute_epsilon,
+            )
+    except BundleInvalid as error:
+        findings = Findings()
+        findings.add("bundle", None, "a bundle as a coordinator writes it", str(error))
+        sites = tuple(policy.sites)
+        result = Verification(0, "", 0, sites, policy.quorum, (), False, findings.all())
+    if options.json:
+        print(json.dumps(result.to_json(), indent=2, sort_keys=True))
+    else:
+        _show(result)
+    return EXIT[result.status]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wardround-verify",
+        description="Check an evidence bundle offline. Keys come from the policy file alone.",
+        epilog="exit status: 0 verified, 1 tampered, 2 incomplete, 3 usage",
+    )
+    parser.add_argument("bundle", type=Path, help="the evidence bundle (zip)")
+    parser.add_argument(
+        "--policy", type=Path, required=True, help="keys of log and sites, quorum: your own file"
+    )
+    parser.add_argument(
+        "--pin",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="NOTE",
+        help="a checkpoint that you or a site kept; may be given again",
+    )
+    parser.add_argument(
+        "--receipt",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a receipt that a site kept for one of its statements; may be given again",
+    )
+    parser.add_argument(
+        "--replay", action="store_true", help="add up the retained masked uploads again"
+    )
+    parser.add_argument(
+        "--recompute-epsilon",
+        action="store_true",
+        help="price the logged privacy events again (needs wardround[accounting])",
+    )
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    return parser
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _show(result: Verification) -> None:
+    for finding in result.findings:
+        print(_finding(finding))
+    if result.findings:
+        print()
+    print(f"checkpoint   {result.size} entries, root {result.root or '-'}")
+    cosigners = ", ".join(result.cosigners) or "nobody"
+    print(f"cosigned by  {cosigners} (quorum {result.quorum} of {len(result.witnesses)})")
+    covered = result.colluders_covered
+    print(
+        "split view   "
+        + (
+            "possible even without a colluding site"
+            if covered is None
+            else f"impossible with up to {covered} sites colluding with the coordinator"
+        )
+    )
+    print(f"replayed     {len(result.replayed)} aggregates")
+    print(f"recomputed   {len(result.recomputed)} privacy spends")
+    broken = sum(finding.breaks for finding in result.findings)
+    line = {
+        "verified": "verified",
+        "tampered": f"tampered: {broken} findings",
+        "incomplete": f"incomplete: {len(result.findings)} things are missing, nothing contradicts",
+    }[result.status]
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        line = f"\033[{_COLOURS[result.status]}m{line}\033[0m"
+    print(line)
+
+
+def _finding(finding: Finding) -> str:
+    where = "the log" if finding.entry is None else f"entry {finding.entry}"
+    weight = "tampered" if finding.breaks else "incomplete"
+    return (
+        f"{weight}  {where}: {CHECKS[finding.check]} [{finding.check}]\n"
+        f"    expected  {_plain(finding.expected)}\n    found     {_plain(finding.found)}"
+    )
+
+
+def _plain(text: str) -> str:
+    """Nothing from a bundle reaches the terminal as a control sequence."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The first pass of the verifier: every entry, in order, once.
+
+Each leaf is read strictly, hashed into the tree, compared with the database's columns, checked
+against the clock and its site's key and chain, and handed on to the rules of runs and to the
+summary. Memory is that of the summary, not of the log.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+from wardround.privacy.errors import MalformedData
+from wardround.privacy.events import Enrol, Genesis, Leaf, Revoke, Rotate, RunStart, from_leaf
+from wardround.privacy.identity import Roster, SiteKeys
+from wardround.privacy.keyring import ChainBroken, Keyring
+from wardround.privacy.transparency import CompactRange, leaf_hash
+from wardround.privacy.verify.findings import Findings
+from wardround.privacy.verify.policy import Policy
+from wardround.privacy.verify.projections import Projection, columns
+from wardround.privacy.verify.runs import Runs
+
+
+@dataclass(slots=True)
+class EntryPass:
+    """What one pass over the entries leaves behind.
+
+    `roots` and `times` hold, for each size asked for, the tree's root and the time of its last
+    entry. `witness_keys` are, by site, the keys the log gave it beyond the policy's, with the
+    entry from which each counts.
+    """
+
+    policy: Policy
+    findings: Findings
+    tree: CompactRange = field(default_factory=CompactRange)
+    roots: dict[int, bytes] = field(default_factory=dict)
+    times: dict[int, int] = field(default_factory=dict)
+    projection: Projection = field(default_factory=Projection)
+    runs: Runs = field(init=False)
+    ring: Keyring = field(init=False)
+    witness_keys: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
+    revoked: dict[str, int] = field(default_factory=dict)
+    compromised: list[tuple[int, str, int]] = field(default_factory=list)
+    rosters: dict[str, Roster] = field(default_factory=dict)
+    coordinator: bytes = b""
+    _keys: dict[str, SiteKeys] = field(default_factory=dict)
+    _time: int = 0
+
+    def __post_init__(self) -> None:
+        self.runs = Runs(self.findings)
+        self.ring = Keyring(self.policy.log, {})
+
+    def run(self, leaves: Iterable[bytes], rows: Iterable[bytes], sizes: set[int]) -> None:
+        """Read all entries; `rows` are the lines of the columns, one for each."""
+        for data, row in zip_longest(leaves, rows):
+            index = self.tree.size
+            if data is None:
+                self.findings.add("columns", index, "no more entries", "more rows of columns")
+                break
+            self.tree.append(leaf_hash(data))
+            try:
+                leaf = from_leaf(data)
+            except MalformedData as error:
+                self.findings.add("entry", index, "a leaf of the catalogue", str(error))
+            else:
+                self._entry(index, leaf)
+                if row != columns(index, leaf):
+                    self.findings.add(
+                        "columns", index, columns(index, leaf).decode(), repr((row or b"")[:300])
+                    )
+            if index + 1 in sizes:
+                self.roots[index + 1] = self.tree.root()
+                self.times[index + 1] = self._time
+
+    def _entry(self, index: int, leaf: Leaf) -> None:
+        self._genesis(index, leaf)
+        self._clock(index, leaf)
+        if leaf.statement is not None or isinstance(leaf.event, Revoke):
+            self._site(index, leaf)
+        if isinstance(leaf.event, RunStart):
+            self._roster(index, leaf.event)
+        self.runs.add(index, leaf)
+        self.projection.add(index, leaf)
+
+    def _genesis(self, index: int, leaf: Leaf) -> None:
+        first = leaf.event
+        if index > 0 and not isinstance(first, Genesis):
+            return
+        expected = self.policy.origin, self.policy.log_public.hex()
+        if index > 0 or not isinstance(first, Genesis):
+            self.findings.add("genesis", index, "one genesis, as the first entry", leaf.kind)
+        elif (first.origin, first.log_key) != expected:
+            self.findings.add(
+                "genesis", index, " ".join(expected), f"{first.origin} {first.log_key}"
+            )
+
+        if index == 0 and isinstance(first, Genesis):
+            self.coordinator = bytes.fromhex(first.coordinator_key or first.log_key)
+
+    def _roster(self, index: int, event: RunStart) -> None:
+        """The keys that the run pins must be the logged ones of its participants."""
+        try:
+            names = sorted(event.participants)
+            roster = Roster(tuple(self._keys[site] for site in names))
+            if roster.digest() != event.roster_digest:
+                roster = Roster(tuple(keys for _, keys in sorted(self._keys.items())))
+        except (KeyError, MalformedData):
+            self.findings.add("keys", index, "enrolled participants", "a site that is not")
+            return
+        if roster.digest() == event.roster_digest:
+            self.rosters[event.run] = roster
+        else:
+            self.findings.add("keys", index, "a roster of the logged keys", "another roster")
+
+    def _clock(self, index: int, leaf: Leaf) -> None:
+        """An entry is never earlier than the one before, nor than what it quotes."""
+        if leaf.ts_ms < self._time:
+            self.findings.add("time", index, f"{self._time} ms or later", f"{leaf.ts_ms} ms")
+        if leaf.statement is not None:
+            earliest = leaf.statement.time_ms - self.policy.tolerance_ms
+            if leaf.ts_ms < earliest:
+                self.findings.add(
+                    "time", index, f"{earliest} ms or later, by {leaf.site}", f"{leaf.ts_ms} ms"
+                )
+        self._time = max(self._time, leaf.ts_ms)
+
+    def _site(self, index: int, leaf: Leaf) -> None:
+        event = leaf.event
+        try:
+            self.ring.admit(leaf)
+        except ChainBroken as error:
+            self.findings.add(error.rule, index, "a statement that fits key and chain", str(error))
+            if leaf.site in self.ring.sites or isinstance(event, Enrol):
+                self.ring.apply(leaf)  # go on from what it says: one finding for one fault
+        if isinstance(event, Enrol):
+            known = self.policy.sites.get(leaf.site)
+            if known is None:
+                self.findings.add("keys", index, "a site of the policy", leaf.site, breaks=False)
+            elif (
+                bytes.fromhex(event.identity) not in known.identities
+                or bytes.fromhex(event.witness) not in known.witnesses
+            ):
+                self.findings.add("keys", index, f"the policy's keys of {leaf.site}", "other keys")
+        if isinstance(event, Enrol | Rotate):
+            self._enrolled(event)
+        if isinstance(event, Rotate):
+            keys = self.witness_keys.setdefault(leaf.site, [])
+            keys.append((index, bytes.fromhex(event.witness)))
+        if isinstance(event, Revoke):
+            self.revoked[leaf.site] = index
+            self._keys.pop(leaf.site, None)
+            if event.compromised_since_ms:
+                self.compromised.append((index, leaf.site, event.compromised_since_ms))
+        elif isinstance(event, Enrol):
+            self.revoked.pop(leaf.site, None)
+
+    def _enrolled(self, event: Enrol | Rotate) -> None:
+        keys = (bytes.fromhex(k) for k in (event.identity, event.witness, event.supernode))
+        try:
+            self._keys[event.site] = SiteKeys(event.site, *keys)
+        except MalformedData:
+            self._keys.pop(event.site, None)  # one key for two uses: has its own finding
+
+
+def check_compromised(
+    found: EntryPass, leaves: Callable[[], Iterator[bytes]], findings: Findings
+) -> None:
+    """Mark the statements between the time a key was stolen and its revocation."""
+    for end, site, since in found.compromised:
+        for index, data in enumerate(leaves()):
+            if index >= end:
+                break
+            try:
+                leaf = from_leaf(data)
+            except MalformedData:
+                continue  # has its own finding
+            if leaf.statement is not None and leaf.site == site and leaf.ts_ms >= since:
+                findings.add(
+                    "compromised",
+                    index,
+                    f"a key of {site} that only {site} holds",
+                    f"{leaf.kind}, when the key may have been stolen",
+                    breaks=False,
+                )

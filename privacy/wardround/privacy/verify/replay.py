@@ -1,0 +1,137 @@
+"""`--replay`: every opened sum once more, from the retained masked uploads and logged shares.
+
+The sum of masked vectors is rebuilt, the masks are reconstructed from the recovery shares, and
+digest, weight and counters are compared with what the coordinator logged. No single update comes
+to light: the shares of one attempt open its sum and nothing else.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from wardround.privacy.bundle import Bundle
+from wardround.privacy.errors import BundleInvalid, PrivacyError
+from wardround.privacy.identity import Roster
+from wardround.privacy.secagg import (
+    KeyBook,
+    Quorum,
+    Ring,
+    Shares,
+    SignedRunSpec,
+    Task,
+    UploadHeader,
+    decode,
+    digest,
+    replay,
+)
+from wardround.privacy.secagg.segments import ring_type
+from wardround.privacy.verify.findings import Findings
+from wardround.privacy.verify.runs import Opened
+
+
+@dataclass(slots=True)
+class Replay:
+    """Replays the aggregates of one bundle.
+
+    `rosters` are, by run, the sites' keys as the log had them when the run began.
+    """
+
+    bundle: Bundle
+    rosters: Mapping[str, Roster]
+    coordinator: bytes
+    findings: Findings
+
+    def all(self, opened: list[Opened]) -> frozenset[int]:
+        """Replay each; return the entries of those that gave what was logged."""
+        return frozenset(one.entry for one in opened if self._one(one))
+
+    def _one(self, one: Opened) -> bool:
+        aggregate = one.aggregate
+        missing = self._missing(one)
+        if missing:
+            self.findings.add("replay", one.entry, "retained uploads", missing, breaks=False)
+            return False
+        roster = self.rosters.get(one.run.run)
+        if roster is None:
+            self.findings.add("replay", one.entry, "the roster of the run", "other keys")
+            return False
+        try:
+            spec = decode(SignedRunSpec, bytes.fromhex(one.run.run_spec))
+            book = decode(KeyBook, bytes.fromhex(one.book))
+            task = decode(Task, bytes.fromhex(one.attempt.start.task))
+            quorum = decode(Quorum, bytes.fromhex(aggregate.quorum))
+            shares = [
+                decode(Shares, bytes.fromhex(share.shares))
+                for _, share in sorted(one.attempt.shares.items())
+            ]
+            self._same(one, spec, task)
+            found = replay(
+                spec,
+                self.coordinator,
+                roster,
+                book,
+                task,
+                self._uploads(one, spec),
+                quorum.signatures,
+                shares,
+            )
+        except BundleInvalid as error:
+            self.findings.add("blob", one.entry, "the ciphertexts as logged", str(error))
+            return False
+        except PrivacyError as error:
+            self.findings.add("replay", one.entry, "a sum that opens again", str(error))
+            return False
+        said: tuple[object, ...] = aggregate.digest, aggregate.survivors
+        again: tuple[object, ...] = found.digest, found.survivors
+        if found.aggregate is not None:
+            counters = {counter.name: counter.value for counter in aggregate.counters}
+            said = (*said, aggregate.weight, counters)
+            again = (*again, found.aggregate.weight, dict(found.aggregate.counters))
+        if said != again:
+            self.findings.add("replay", one.entry, f"{again}, added up again", f"{said}")
+            return False
+        return True
+
+    def _missing(self, one: Opened) -> str:
+        messages = (one.run.run_spec, one.book, one.attempt.start.task, one.aggregate.quorum)
+        if not all(messages):
+            return "the log holds no messages to replay"
+        for site in one.aggregate.survivors:
+            update = one.attempt.uploads.get(site)
+            if update is None:
+                return f"no update of {site}"
+            for blob in (update.digest, update.header_digest):
+                if f"blobs/{blob}" not in self.bundle:
+                    return f"the upload of {site} is not in the bundle (kept for some rounds only)"
+        return ""
+
+    def _same(self, one: Opened, spec: SignedRunSpec, task: Task) -> None:
+        """The messages must be those of the entries that quote them."""
+        run, start = one.run, one.attempt.start
+        facts = (
+            ("run spec", spec.spec.run, run.run),
+            ("participants", spec.spec.participants, run.participants),
+            ("threshold", spec.spec.threshold, run.threshold),
+            ("smallest cohort", spec.spec.min_cohort, run.min_cohort),
+            ("round", (task.round, task.attempt), (start.round, start.attempt)),
+            ("model", task.model.hex(), start.model_digest),
+            ("invited sites", task.participants, tuple(sorted(start.invited))),
+            ("context", task.context.hex(), one.aggregate.context),
+            ("spec digest", digest(spec.spec).hex(), run.run_spec_digest),
+        )
+        for what, said, logged in facts:
+            if said != logged:
+                self.findings.add("replay", one.entry, f"{what} {logged}", f"{said}")
+
+    def _uploads(self, one: Opened, spec: SignedRunSpec) -> Iterator[tuple[UploadHeader, Ring]]:
+        for site in one.aggregate.survivors:
+            update = one.attempt.uploads[site]
+            header = self.bundle.blob(update.header_digest)
+            vector = self.bundle.blob(update.digest)
+            if header is None or vector is None:
+                raise BundleInvalid(f"the upload of {site} is gone")
+            kind = ring_type(spec.spec.ring_bits)
+            if len(vector) != update.size or len(vector) % kind.itemsize:
+                raise BundleInvalid(f"the upload of {site} is not {update.size} bytes")
+            yield decode(UploadHeader, header), np.frombuffer(vector, kind)

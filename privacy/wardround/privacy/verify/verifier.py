@@ -1,0 +1,185 @@
+"""The verifier as one function: a bundle and a policy in, a verdict out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from wardround.privacy import canonical
+from wardround.privacy.bundle import (
+    CHECKPOINTS,
+    COLUMNS,
+    ENTRIES,
+    FORMAT,
+    MANIFEST,
+    PROJECTIONS,
+    Bundle,
+)
+from wardround.privacy.errors import BundleInvalid, MalformedData
+from wardround.privacy.notes import Checkpoint
+from wardround.privacy.transparency import leaf_hash
+from wardround.privacy.verify.checkpoints import Checkpoints, quorum_checkpoint
+from wardround.privacy.verify.entries import EntryPass, check_compromised
+from wardround.privacy.verify.epsilon import Recompute
+from wardround.privacy.verify.findings import Findings, Verification
+from wardround.privacy.verify.policy import Policy
+from wardround.privacy.verify.receipts import SavedReceipt, check_receipts
+from wardround.privacy.verify.replay import Replay
+
+
+def verify(
+    bundle: Bundle,
+    policy: Policy,
+    *,
+    pins: Iterable[bytes] = (),
+    receipts: Iterable[SavedReceipt] = (),
+    replay: bool = False,
+    recompute_epsilon: bool = False,
+) -> Verification:
+    """Check a bundle against the auditor's own policy, pins and receipts.
+
+    Nothing in the bundle is believed. What is wrong or missing becomes a finding; the verdict
+    is `status` of what is returned. Raises nothing for a bad bundle, only findings.
+    """
+    work = _Work(bundle, policy)
+    try:
+        return work.run(list(pins), list(receipts), replay, recompute_epsilon)
+    except (BundleInvalid, MalformedData) as error:
+        work.findings.add("bundle", None, "a bundle as a coordinator writes it", str(error))
+        sites = tuple(policy.sites)
+        return Verification(0, "", 0, sites, policy.quorum, (), False, work.findings.all())
+
+
+@dataclass(slots=True)
+class _Work:
+    bundle: Bundle
+    policy: Policy
+    findings: Findings = field(default_factory=Findings)
+
+    def run(
+        self, pins: list[bytes], receipts: list[SavedReceipt], replay: bool, recompute: bool
+    ) -> Verification:
+        self._manifest()
+        checkpoints = Checkpoints(self.policy, self.findings)
+        for line in self.bundle.lines(CHECKPOINTS):
+            note = canonical.loads(line)
+            if not isinstance(note, str):
+                raise MalformedData("a checkpoint of the bundle is not text")
+            checkpoints.read(note.encode())
+        pinned = [p for data in pins if (p := checkpoints.read(data, pinned="pin")) is not None]
+
+        found = EntryPass(self.policy, self.findings)
+        sizes = {*checkpoints.notes, *(checkpoint.size for checkpoint in pinned)}
+        wanted = {receipt.index: b"" for receipt in receipts}
+        found.run(self._watched(wanted), self.bundle.lines(COLUMNS), sizes)
+
+        checkpoints.check_roots(found)
+        counted = checkpoints.cosigners(found)
+        size = quorum_checkpoint(counted, self.policy, found.tree.size, self.findings)
+        held = self._pins(pinned, found)
+        digests = {index: digest for index, digest in wanted.items() if digest}
+        check_receipts(receipts, digests, self.policy, self.findings)
+        self._closings(checkpoints, found)
+        check_compromised(found, lambda: self.bundle.lines(ENTRIES), self.findings)
+        found.runs.finish()
+        self._projections(found)
+        replayed = self._replay(found, replay)
+        recomputed = Recompute(self.findings).all(found.runs.spends) if recompute else ()
+
+        shown = size or max(checkpoints.notes, default=0)
+        times = counted.get(size, {}) if size else {}
+        return Verification(
+            size=shown,
+            root=checkpoints.notes[shown][0].root.hex() if shown in checkpoints.notes else "",
+            time_ms=max(times.values(), default=0) * 1000,
+            witnesses=tuple(self.policy.sites),
+            quorum=self.policy.quorum,
+            cosigners=tuple(sorted(times)),
+            pinned=held,
+            findings=self.findings.all(),
+            replayed=replayed,
+            recomputed=recomputed,
+        )
+
+    def _manifest(self) -> None:
+        manifest = canonical.loads_object(self.bundle.read(MANIFEST, 2**16))
+        if manifest.get("format") != FORMAT:
+            raise BundleInvalid(f"the bundle is not of the form {FORMAT}")
+        if manifest.get("origin") != self.policy.origin:
+            self.findings.add(
+                "genesis", None, self.policy.origin, f"{manifest.get('origin')!a}"[:200]
+            )
+
+    def _watched(self, wanted: dict[int, bytes]) -> Iterator[bytes]:
+        """Give the leaves, noting the hashes of those that receipts are about."""
+        for index, leaf in enumerate(self.bundle.lines(ENTRIES)):
+            if index in wanted:
+                wanted[index] = leaf_hash(leaf)
+            yield leaf
+
+    def _pins(self, pinned: list[Checkpoint], found: EntryPass) -> bool:
+        if not pinned:
+            self.findings.add(
+                "pin", None, "a checkpoint kept outside (--pin)", "none", breaks=False
+            )
+        held = bool(pinned)
+        for checkpoint in pinned:
+            size = checkpoint.size
+            if size > found.tree.size:
+                what = f"only {found.tree.size} entries: the end was cut off"
+            elif size and found.roots[size] != checkpoint.root:
+                what = f"root {found.roots[size].hex()}: another history"
+            else:
+                continue
+            held = False
+            self.findings.add("pin", None, f"{size} entries, root {checkpoint.root.hex()}", what)
+        return held
+
+    def _closings(self, checkpoints: Checkpoints, found: EntryPass) -> None:
+        """What a site says it witnessed last must be a checkpoint of this very log."""
+        for entry, site, closing in found.runs.closings:
+            size, known = closing.checkpoint_size, checkpoints.notes.get(closing.checkpoint_size)
+            if size and (known is None or known[0].root.hex() != closing.checkpoint_root):
+                self.findings.add(
+                    "closing",
+                    entry,
+                    f"the checkpoint of {size} entries that {site} witnessed",
+                    "none, or another root",
+                )
+
+    def _projections(self, found: EntryPass) -> None:
+        said = canonical.loads_object(self.bundle.read(PROJECTIONS, 2**28), max_bytes=2**28)
+        derived = canonical.loads_object(
+            canonical.dumps(found.projection.to_json()), max_bytes=2**28
+        )
+        for table in sorted(said.keys() | derived.keys()):
+            rows, right = said.get(table), derived.get(table)
+            if rows == right:
+                continue
+            if not isinstance(rows, dict) or not isinstance(right, dict):
+                self.findings.add("projection", None, f"the table {table}", "none, or a new one")
+                continue
+            for key in sorted(rows.keys() | right.keys()):
+                if rows.get(key) != right.get(key):
+                    self.findings.add(
+                        "projection",
+                        None,
+                        f"{table} {key}: {_short(right.get(key))}",
+                        _short(rows.get(key)),
+                    )
+
+    def _replay(self, found: EntryPass, wanted: bool) -> frozenset[int]:
+        opened = found.runs.opened
+        if not wanted:
+            if opened:
+                self.findings.add(
+                    "replay",
+                    opened[0].entry,
+                    f"{len(opened)} aggregates added up again (--replay)",
+                    "not asked for",
+                    breaks=False,
+                )
+            return frozenset()
+        return Replay(self.bundle, found.rosters, found.coordinator, self.findings).all(opened)
+
+
+def _short(value: canonical.Json) -> str:
+    return canonical.dumps(value).decode()[:300]
