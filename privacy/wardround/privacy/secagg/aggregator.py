@@ -30,9 +30,8 @@ from wardround.privacy.secagg.messages import (
     signed,
 )
 from wardround.privacy.secagg.parameters import MAX_SITES, Digest, RunSpec, SignedRunSpec
-from wardround.privacy.secagg.protection import decode as decode_sum
 from wardround.privacy.secagg.quantization import Aggregate
-from wardround.privacy.secagg.segments import Ring, vector_digest
+from wardround.privacy.secagg.segments import Ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,18 +198,18 @@ class Aggregator:
 
         Raises TooFewSites with fewer than t shares, SharesRejected when a secret does not open.
         """
-        return self._attempt().open()
+        return self._attempt().open().vector
 
     def opening(self) -> Opening:
         """R7: return the message that takes the opened sum back to the sites."""
-        return self._attempt().opening(vector_digest(self.opened()))
+        return self._attempt().opening()
 
     def result(self) -> Aggregate:
         """Return the aggregate. Raises CoordinatorBlind in group mode, else like `opened`."""
-        if self._spec.group_mode:
+        aggregate = self._attempt().open().aggregate
+        if aggregate is None:
             raise CoordinatorBlind("group mode: only the sites can read the sum; send it to them")
-        attempt, total = self._attempt(), self.opened()
-        return decode_sum(self._spec, attempt.task, attempt.uploaded, total, vector_digest(total))
+        return aggregate
 
     # restart
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from wardround.privacy.secagg.keys import derive
 from wardround.privacy.secagg.masking import expand
 from wardround.privacy.secagg.parameters import TAG_BITS, TAGS
-from wardround.privacy.secagg.segments import CHUNK_BYTES, Ring, chunks, for_each, segments
+from wardround.privacy.secagg.segments import WORKSPACE, Ring, chunks, for_each, segments
 
 ROW = 256
-_LOW_BITS = 27
+_LOW_BITS = 27  # sums are below 2^53: two halves, each times a 16-bit key, summed in 63 bits
+_BLOCK_ROWS = 4096
 
 
 class Authenticator:
@@ -36,11 +37,9 @@ class Authenticator:
         self._row_keys = row_keys.reshape(rows, TAGS)
         self._sums = np.zeros((rows, TAGS), dtype=np.float64)
 
-    def inner(self, start: int, values: NDArray[Any], scratch: NDArray[np.float64]) -> None:
-        """Take in signed coordinates from `start` (a multiple of 256) on.
-
-        `scratch` is a float64 buffer of at least a chunk, whose content is overwritten.
-        """
+    def inner(self, start: int, values: NDArray[Any]) -> None:
+        """Take in a chunk of signed coordinates, from `start` (a multiple of 256) on."""
+        scratch = WORKSPACE.doubles
         count = len(values)
         full = -(-count // ROW) * ROW
         scratch[:count] = values
@@ -53,12 +52,15 @@ class Authenticator:
 
     def tags(self) -> tuple[int, ...]:
         """Return the tags of everything taken in: 4 integers modulo 2^96."""
-        sums, keys = self._sums.astype(np.int64), self._row_keys.astype(np.int64)
-        high = ((sums >> _LOW_BITS) * keys).sum(axis=0)
-        low = ((sums & (2**_LOW_BITS - 1)) * keys).sum(axis=0)
-        return tuple(
-            ((int(h) << _LOW_BITS) + int(x)) % 2**TAG_BITS for h, x in zip(high, low, strict=True)
-        )
+        totals = [0] * TAGS
+        for at in range(0, len(self._sums), _BLOCK_ROWS):
+            sums = self._sums[at : at + _BLOCK_ROWS].astype(np.int64)
+            keys = self._row_keys[at : at + _BLOCK_ROWS].astype(np.int64)
+            high = np.einsum("rt,rt->t", sums >> _LOW_BITS, keys)
+            low = np.einsum("rt,rt->t", sums & (2**_LOW_BITS - 1), keys)
+            for tag in range(TAGS):
+                totals[tag] += (int(high[tag]) << _LOW_BITS) + int(low[tag])
+        return tuple(total % 2**TAG_BITS for total in totals)
 
 
 def tags_of(group_key: bytes, context: bytes, vector: Ring) -> tuple[int, ...]:
@@ -67,9 +69,8 @@ def tags_of(group_key: bytes, context: bytes, vector: Ring) -> tuple[int, ...]:
     parts = segments(len(vector), vector.itemsize)
 
     def work(index: int) -> None:
-        scratch = np.empty(CHUNK_BYTES // vector.itemsize, dtype=np.float64)
         for start, stop in chunks(*parts[index], vector.itemsize):
-            authenticator.inner(start, vector[start:stop], scratch)
+            authenticator.inner(start, vector[start:stop])
 
     for_each(len(parts), work)
     return authenticator.tags()

@@ -4,7 +4,9 @@ Uploads are added to one running sum as they come, so memory is that of one vect
 sites there are. The same object opens the sum for a verifier that replays a round.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +20,6 @@ from wardround.privacy.identity import Roster
 from wardround.privacy.secagg import checks
 from wardround.privacy.secagg.checks import others
 from wardround.privacy.secagg.codec import digest
-from wardround.privacy.secagg.masking import apply_streams
 from wardround.privacy.secagg.messages import (
     Opening,
     Quorum,
@@ -30,15 +31,27 @@ from wardround.privacy.secagg.messages import (
     UploadHeader,
 )
 from wardround.privacy.secagg.parameters import RunSpec
+from wardround.privacy.secagg.protection import unmask
+from wardround.privacy.secagg.quantization import Aggregate
 from wardround.privacy.secagg.recovery import Recovery
 from wardround.privacy.secagg.segments import (
     Ring,
+    chunks,
     for_each,
     join_digests,
     ring_type,
-    segment_digest,
     segments,
+    vector_digest,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The opened sum, its digest, and what it says; in group mode that is for the sites to read."""
+
+    vector: Ring
+    digest: bytes
+    aggregate: Aggregate | None
 
 
 class Collection:
@@ -48,13 +61,13 @@ class Collection:
         self.task = task
         self._spec = spec
         self._roster = roster
-        self._sum: Ring = np.zeros(spec.vector_length, dtype=ring_type(spec.ring_bits))
+        self._sum: Ring = np.empty(spec.vector_length, dtype=ring_type(spec.ring_bits))
         self._headers: dict[str, UploadHeader] = {}
         self._boxes: dict[str, tuple[bytes, ...]] = {}
         self._survivors: SurvivorSet | None = None
         self._signatures: dict[str, SurvivorSignature] = {}
         self._shares: dict[str, Shares] = {}
-        self._opened = False
+        self._opened: Opened | None = None
 
     @property
     def uploaded(self) -> tuple[str, ...]:
@@ -144,26 +157,27 @@ class Collection:
             raise SharesRejected(f"{site} sent another number of shares than U asks for", site)
         self._shares[site] = shares
 
-    def open(self, *, check_quorum: Iterable[SurvivorSignature] | None = None) -> Ring:
-        """Recover every mask, take it off the sum and return the sum.
+    def open(self) -> Opened:
+        """Recover every mask and take it off the sum.
 
         Bad shares are routed around as far as the commitments allow. Raises TooFewSites when
         fewer than t sites sent shares and SharesRejected when a secret does not open.
         """
         chosen = self._fixed()
-        if check_quorum is not None:
-            checks.check_quorum(self._spec, self._roster, chosen, tuple(check_quorum))
-        if not self._opened:
+        if self._opened is None:
             recovery = Recovery(self._spec, self.task, chosen, self._headers)
-            masks = recovery.masks(self._shares)
-            apply_streams(self._sum, [mask.opposite() for mask in masks])
-            self._opened = True
-        return self._sum
+            masks = [mask.opposite() for mask in recovery.masks(self._shares)]
+            aggregate = unmask(self._spec, self.task, chosen.sites, self._sum, masks)
+            name = vector_digest(self._sum)
+            if aggregate is not None:
+                aggregate = replace(aggregate, digest=name.hex())
+            self._opened = Opened(self._sum, name, aggregate)
+        return self._opened
 
-    def opening(self, vector_hash: bytes) -> Opening:
+    def opening(self) -> Opening:
         """R7: return the message that goes with the opened sum."""
         signatures = self.quorum().signatures
-        return Opening(self.task, self._fixed(), signatures, vector_hash)
+        return Opening(self.task, self._fixed(), signatures, self.open().digest)
 
     def _fixed(self) -> SurvivorSet:
         if self._survivors is None:
@@ -174,13 +188,21 @@ class Collection:
         """Hash and add in one pass over the vector; take it off again if the hash is wrong."""
         parts = segments(len(vector), vector.itemsize)
         digests = [b""] * len(parts)
+        first = not self._headers  # the sum is not initialised yet: fresh memory is not free
 
         def work(index: int) -> None:
-            start, stop = parts[index]
-            digests[index] = segment_digest(vector, start, stop)
-            np.add(self._sum[start:stop], vector[start:stop], out=self._sum[start:stop])
+            hasher = hashlib.sha256()
+            for start, stop in chunks(*parts[index], vector.itemsize):
+                chunk, total = vector[start:stop], self._sum[start:stop]
+                hasher.update(chunk.data)
+                if first:
+                    np.copyto(total, chunk)
+                else:
+                    np.add(total, chunk, out=total)
+            digests[index] = hasher.digest()
 
         for_each(len(parts), work)
         if join_digests(digests, len(vector), vector.itemsize) != header.vector:
-            np.subtract(self._sum, vector, out=self._sum)
+            if not first:
+                np.subtract(self._sum, vector, out=self._sum)
             raise UploadRejected(f"the vector of {header.site} was damaged", header.site)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from wardround.privacy.secagg.segments import (
     CHUNK_BYTES,
+    WORKSPACE,
     Ring,
     chunks,
     for_each,
@@ -27,7 +28,6 @@ from wardround.privacy.secagg.segments import (
 )
 
 _ZEROS = bytes(CHUNK_BYTES)
-_BLOCK = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +45,20 @@ class Stream:
 class SegmentMask:
     """The streams of one segment, handed out chunk by chunk from its start."""
 
-    __slots__ = ("_buffer", "_encryptors")
+    __slots__ = ("_encryptors",)
 
     def __init__(self, streams: Sequence[Stream], segment: int, backend: str | None = None) -> None:
         chosen = backend or fastest_backend()
         self._encryptors = [(_encryptor(s.key, segment, chosen), s.sign) for s in streams]
-        self._buffer = bytearray(CHUNK_BYTES + _BLOCK)
 
     def apply(self, chunk: Ring) -> None:
         """Add every stream's next bytes to `chunk`, in place (in the ring: modulo 2^bits)."""
         size = chunk.nbytes
         zeros = _ZEROS if size == CHUNK_BYTES else _ZEROS[:size]
-        mask = np.frombuffer(self._buffer, dtype=chunk.dtype, count=len(chunk))
+        buffer = WORKSPACE.mask
+        mask = np.frombuffer(buffer, dtype=chunk.dtype, count=len(chunk))
         for encryptor, sign in self._encryptors:
-            encryptor.update_into(zeros, self._buffer)
+            encryptor.update_into(zeros, buffer)
             if sign == 1:
                 np.add(chunk, mask, out=chunk)
             else:
@@ -91,7 +91,7 @@ def fastest_backend() -> str:
 
 
 def _seconds(backend: str) -> float:
-    buffer = bytearray(CHUNK_BYTES + _BLOCK)
+    buffer = WORKSPACE.mask
     best = float("inf")
     for _ in range(3):
         encryptor = _encryptor(bytes(32), 0, backend)

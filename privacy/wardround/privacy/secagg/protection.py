@@ -4,6 +4,7 @@ One pass, chunk by chunk, so that a chunk is read from memory once; segments run
 The masked vector is  [update | limbs of weight and counters | limbs of the tags].
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,16 +19,14 @@ from wardround.privacy.secagg.parameters import TAG_BITS, TAGS, RunSpec
 from wardround.privacy.secagg.quantization import (
     Aggregate,
     Contribution,
+    Decoder,
     Quantizer,
     count_coordinates,
     decode_counts,
-    decode_mean,
     from_limbs,
     to_limbs,
 )
 from wardround.privacy.secagg.segments import (
-    CHUNK_BYTES,
-    SEGMENT_BYTES,
     Ring,
     chunks,
     for_each,
@@ -35,6 +34,7 @@ from wardround.privacy.secagg.segments import (
     ring_type,
     segment_digest,
     segments,
+    signed_view,
     vector_digest,
 )
 
@@ -78,26 +78,24 @@ def protect(
         streams = (*streams, Stream(group.mask(site)))
     kind = ring_type(spec.ring_bits)
     vector: Ring = np.zeros(spec.vector_length, dtype=kind)
-    signed = vector.view(np.int32 if spec.ring_bits == 32 else np.int16)
+    signed = signed_view(vector)
     signed[spec.dimension : spec.plain_length] = count_coordinates(spec, contribution)
     quantizer = Quantizer(spec, task.clips, contribution.weight)
     authenticator = group.authenticator(spec)
     parts = segments(len(vector), vector.itemsize)
     digests = [b""] * len(parts)
-    first_tag_segment = spec.plain_length // (SEGMENT_BYTES // vector.itemsize)
 
     def work(index: int) -> None:
         mask = SegmentMask(streams, index)
-        size = CHUNK_BYTES // vector.itemsize
-        floats, doubles = np.empty(size, np.float32), np.empty(size, np.float64)
+        hasher = hashlib.sha256()
         for start, stop in chunks(*parts[index], vector.itemsize):
             values = contribution.values[start:stop]  # shorter, or empty, behind the update
             if len(values):
-                quantizer.encode(values, start, signed[start : start + len(values)], floats)
-            authenticator.inner(start, signed[start:stop], doubles)
+                quantizer.encode(values, start, signed[start : start + len(values)])
+            authenticator.inner(start, signed[start:stop])
             mask.apply(vector[start:stop])
-        if index < first_tag_segment:
-            digests[index] = segment_digest(vector, *parts[index])
+            hasher.update(vector[start:stop].data)
+        digests[index] = hasher.digest()
 
     for_each(len(parts), work)
     limbs = [
@@ -106,8 +104,9 @@ def protect(
         for limb in to_limbs(tag, spec.limb_bits, spec.tag_limbs)
     ]
     vector[spec.plain_length :] += np.asarray(limbs, dtype=kind) + group.tag_pad(spec, site)
-    for index in range(first_tag_segment, len(parts)):
-        digests[index] = segment_digest(vector, *parts[index])
+    for index, (start, stop) in enumerate(parts):
+        if stop > spec.plain_length:  # the tags came after this segment was hashed
+            digests[index] = segment_digest(vector, start, stop)
     return vector, join_digests(digests, len(vector), vector.itemsize)
 
 
@@ -131,18 +130,52 @@ def unprotect(
         for at in range(0, TAGS * size, size)
     )
     tags[:] = 0
-    signed = total.view(np.int32 if spec.ring_bits == 32 else np.int16)
-    if tags_of(group.key, group.context, signed) != claimed:
+    if tags_of(group.key, group.context, signed_view(total)) != claimed:
         raise AggregateRejected("the aggregate is not the sum that the sites protected")
-    return decode(spec, task, survivors, total, vector_digest(opened))
+    weight, counters = _counts(spec, total)
+    decoder = Decoder(spec, task.clips, weight)
+    parts = segments(len(total), total.itemsize)
+    for_each(len(parts), lambda index: _decode_segment(decoder, total, *parts[index]))
+    return Aggregate(decoder.mean, weight, counters, tuple(survivors), vector_digest(opened).hex())
 
 
-def decode(
-    spec: RunSpec, task: Task, survivors: Sequence[str], total: Ring, digest: bytes
-) -> Aggregate:
-    """Return the aggregate from a sum that wears no mask over update and counts."""
-    signed = total.view(np.int32 if spec.ring_bits == 32 else np.int16)
-    counts = total[spec.dimension : spec.plain_length].tolist()
-    weight, counters = decode_counts(spec, counts)
-    mean = decode_mean(spec, task.clips, signed[: spec.dimension], weight)
-    return Aggregate(mean, weight, counters, tuple(survivors), digest.hex())
+def unmask(
+    spec: RunSpec, task: Task, survivors: Sequence[str], total: Ring, masks: Sequence[Stream]
+) -> Aggregate | None:
+    """Take `masks` off `total` in place; in plain mode decode it in the same pass.
+
+    What remains in group mode is the sum under the group masks, and None is returned. The digest
+    of the aggregate is left empty.
+
+    The counts at the end of the vector say how to scale, so their segments come first.
+    """
+    if spec.group_mode:
+        apply_streams(total, masks)
+        return None
+    parts = segments(len(total), total.itemsize)
+
+    def open_segment(index: int, decoder: Decoder | None = None) -> None:
+        mask = SegmentMask(masks, index)
+        for start, stop in chunks(*parts[index], total.itemsize):
+            mask.apply(total[start:stop])
+            if decoder is not None:
+                decoder.decode(signed_view(total[start:stop]), start)
+
+    last = next(index for index, (_, stop) in enumerate(parts) if stop > spec.dimension)
+    for index in range(last, len(parts)):
+        open_segment(index)
+    weight, counters = _counts(spec, total)
+    decoder = Decoder(spec, task.clips, weight)
+    for_each(last, lambda index: open_segment(index, decoder))
+    for index in range(last, len(parts)):
+        _decode_segment(decoder, total, *parts[index])
+    return Aggregate(decoder.mean, weight, counters, tuple(survivors), "")
+
+
+def _counts(spec: RunSpec, total: Ring) -> tuple[int, dict[str, int]]:
+    return decode_counts(spec, total[spec.dimension : spec.plain_length].tolist())
+
+
+def _decode_segment(decoder: Decoder, total: Ring, start: int, stop: int) -> None:
+    for low, high in chunks(start, stop, total.itemsize):
+        decoder.decode(signed_view(total[low:high]), low)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wardround.privacy.errors import ContributionInvalid, TaskRejected
 from wardround.privacy.secagg.parameters import MAX_COUNTER, RunSpec
-from wardround.privacy.secagg.segments import chunks, for_each, segments
+from wardround.privacy.secagg.segments import WORKSPACE
 
 Floats = NDArray[np.float32]
 
@@ -80,15 +80,15 @@ class Quantizer:
         self._starts = [start for start, _, _ in self._spans]
         self._largest_scale = max(float(scale) for _, _, scale in self._spans)
 
-    def encode(self, values: Floats, start: int, out: NDArray[Any], scratch: Floats) -> None:
+    def encode(self, values: Floats, start: int, out: NDArray[Any]) -> None:
         """Write the integers of `values` (coordinates `start` on) to `out`, a signed chunk.
 
-        Raises ContributionInvalid for NaN or infinity. `scratch` is a float32 buffer.
+        Raises ContributionInvalid for NaN or infinity.
         """
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ContributionInvalid("the update holds NaN or infinity; training diverged")
-        scaled = scratch[: len(values)]
+        scaled = WORKSPACE.floats[: len(values)]
         stop = start + len(values)
         with np.errstate(over="ignore", under="ignore"):
             for first, last, scale in self._spans[bisect_right(self._starts, start) - 1 :]:
@@ -129,27 +129,29 @@ def adaptive_clips(spec: RunSpec, mean: Floats, margin: float = 4.0) -> tuple[fl
     return tuple(min(spec.clip, max(floor, margin * peak)) for peak in peaks)
 
 
-def decode_mean(spec: RunSpec, clips: Sequence[float], total: NDArray[Any], weight: int) -> Floats:
-    """Return the weighted mean [D] from the signed ring sum of the updates [D]."""
-    mean = np.zeros(spec.dimension, dtype=np.float32)
-    if weight == 0:
-        return mean
-    unit = spec.max_weight / (spec.largest_value * weight)
-    spans = [(first, last, np.float32(unit * clip)) for first, last, clip in _spans(spec, clips)]
-    parts = segments(spec.dimension, total.itemsize)
+class Decoder:
+    """Turns chunks of the summed updates into the weighted mean."""
 
-    def work(index: int) -> None:
-        start, stop = parts[index]
-        for first, last, factor in spans:
+    __slots__ = ("_spans", "_starts", "mean")
+
+    def __init__(self, spec: RunSpec, clips: Sequence[float], weight: int) -> None:
+        self.mean: Floats = np.empty(spec.dimension, dtype=np.float32)
+        unit = spec.max_weight / (spec.largest_value * weight) if weight else 0.0
+        self._spans = [
+            (start, stop, np.float32(unit * clip)) for start, stop, clip in _spans(spec, clips)
+        ]
+        self._starts = [start for start, _, _ in self._spans]
+
+    def decode(self, total: NDArray[Any], start: int) -> None:
+        """Write the means of `total`, signed coordinates from `start` on; counts are left out."""
+        stop = min(start + len(total), len(self.mean))
+        for first, last, factor in self._spans[bisect_right(self._starts, start) - 1 :]:
+            if first >= stop:
+                break
             low, high = max(first, start), min(last, stop)
-            if low < high:
-                for at, end in chunks(low, high, total.itemsize):
-                    np.multiply(
-                        total[at:end], factor, out=mean[at:end], dtype=np.float32, casting="unsafe"
-                    )
-
-    for_each(len(parts), work)
-    return mean
+            out = self.mean[low:high]
+            np.copyto(out, total[low - start : high - start], casting="unsafe")
+            np.multiply(out, factor, out=out)
 
 
 def to_limbs(value: int, bits: int, count: int) -> list[int]:

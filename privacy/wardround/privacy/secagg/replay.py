@@ -14,9 +14,8 @@ from wardround.privacy.secagg.messages import (
     UploadHeader,
 )
 from wardround.privacy.secagg.parameters import SignedRunSpec
-from wardround.privacy.secagg.protection import decode
 from wardround.privacy.secagg.quantization import Aggregate
-from wardround.privacy.secagg.segments import Ring, vector_digest
+from wardround.privacy.secagg.segments import Ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +50,9 @@ def replay(
     collection = Collection(spec.spec, roster, task)
     for header, vector in uploads:
         collection.add(header, None, vector)
-    survivors = collection.fix_survivors().sites
+    survivors = collection.fix_survivors()
+    checks.check_quorum(spec.spec, roster, survivors, tuple(signatures))
     for answer in shares:
         collection.add_shares(answer)
-    total = collection.open(check_quorum=signatures)
-    digest = vector_digest(total)
-    if spec.spec.group_mode:
-        return Replayed(digest.hex(), survivors, None)
-    return Replayed(digest.hex(), survivors, decode(spec.spec, task, survivors, total, digest))
+    opened = collection.open()
+    return Replayed(opened.digest.hex(), survivors.sites, opened.aggregate)

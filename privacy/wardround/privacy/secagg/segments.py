@@ -6,6 +6,7 @@ threads use every core this process may run on.
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -19,12 +20,30 @@ Ring: TypeAlias = NDArray[Any]  # uint32 or uint16, little-endian
 SEGMENT_BYTES = 2 * 2**20
 CHUNK_BYTES = 128 * 2**10
 MAX_WORKERS = 8
+_BLOCK = 16
 _DIGEST_LABEL = b"wardround/v1/secagg/vector\0"
+
+
+class Workspace(threading.local):
+    """Buffers of one thread for one chunk each, made once: fresh memory costs as much as a mask."""
+
+    def __init__(self) -> None:
+        self.mask = bytearray(CHUNK_BYTES + _BLOCK)  # a cipher's update may ask for a block more
+        self.floats: NDArray[np.float32] = np.empty(CHUNK_BYTES // 2, dtype=np.float32)
+        self.doubles: NDArray[np.float64] = np.empty(CHUNK_BYTES // 2, dtype=np.float64)
+
+
+WORKSPACE = Workspace()
 
 
 def ring_type(bits: int) -> np.dtype[Any]:
     """Return the little-endian unsigned type of a ring of 2^32 or 2^16."""
     return np.dtype("<u4" if bits == 32 else "<u2")
+
+
+def signed_view(vector: Ring) -> NDArray[Any]:
+    """Return the same memory read as signed integers (two's complement)."""
+    return vector.view("<i4" if vector.itemsize == 4 else "<i2")
 
 
 def segments(length: int, itemsize: int) -> list[tuple[int, int]]:
