@@ -28,6 +28,7 @@ from wardround.privacy.notes import (
     Note,
     NoteSignature,
     log_id,
+    open_checkpoint,
     sign_checkpoint,
     verify_cosignature,
     witness_name,
@@ -44,7 +45,7 @@ from wardround.privacy.transparency import (
 )
 from wardround.server.admission import Admission
 from wardround.server.database import READ_ONLY, serialise
-from wardround.server.errors import CosignatureRefused, LogDamaged
+from wardround.server.errors import CosignatureRefused, LogDamaged, StatementRefused
 from wardround.server.models import CheckpointRow, CosignatureRow, LogEntry, MerkleNode
 
 T = TypeVar("T")
@@ -235,8 +236,11 @@ class AuditLog:
             try:
                 with self.engine.begin() as connection:
                     serialise(connection)
-                    size = self._read_tail(connection).tree.size
-                    self._extend(connection, leaves)
+                    size: int = self._read_tail(connection).tree.size
+                    try:
+                        self._extend(connection, leaves)
+                    except (StatementRefused, MalformedData) as error:
+                        raise LogDamaged(f"the copy of {site} cannot follow: {error}") from None
                     tree = self._read_tail(connection).tree
                     if (tree.size, tree.root()) != (checkpoint.size, checkpoint.root):
                         raise LogDamaged(
@@ -252,7 +256,7 @@ class AuditLog:
             except BaseException:
                 self._tail = None
                 raise
-        return checkpoint.size - size
+        return len(leaves)
 
     # -- inside one transaction -------------------------------------------------------------
 
