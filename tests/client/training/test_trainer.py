@@ -1,0 +1,313 @@
+"""Rounds of training, private and plain, and evaluation."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from wardround.client.errors import BatchCoupled, TrainingDataInvalid, TrainingRefused
+from wardround.client.tasks import TaskSpec, arrays, build, load_arrays, per_sample_loss
+from wardround.client.training import (
+    StepReport,
+    TensorData,
+    TrainingSettings,
+    counters,
+    evaluate,
+    train_plain,
+    train_round,
+    trainer,
+)
+from wardround.client.training.evaluation import dice
+from wardround.client.training.outer import OuterAdam, OuterSgd
+from wardround.client.training.trainer import expected_batch, microbatches
+
+TASK = TaskSpec("image-classification-2d", "convnet", 3, (1, 16, 16), {"widths": (8, 16)})
+
+
+class Seeded:
+    """Reproducible bits, so that two runs can be compared."""
+
+    def __init__(self) -> None:
+        self._generator = np.random.default_rng(11)
+
+    def words(self, count: int) -> np.ndarray:
+        return self._generator.integers(0, 2**64, count, dtype=np.uint64)
+
+
+def easy(samples: int = 120, images: int = 2) -> TensorData:
+    """Three classes that a patch tells apart; `images` of each patient."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(samples) // images % 3
+    inputs = torch.randn(samples, 1, 16, 16, generator=generator) * 0.3
+    for i, c in enumerate(targets):
+        inputs[i, 0, :, 5 * c : 5 * c + 5] += 1
+    return TensorData(inputs, targets, [f"p{i // images}" for i in range(samples)])
+
+
+def settings(**change: object) -> TrainingSettings:
+    usual: dict[str, object] = {
+        "clip": 1.0,
+        "sigma": 1.0,
+        "sample_rate": 0.5,
+        "steps": 10,
+        "lr": 0.02,
+    }
+    return TrainingSettings(**(usual | change))  # type: ignore[arg-type] # a dict of mixed values
+
+
+def test_a_round_learns_under_noise() -> None:
+    torch.manual_seed(0)
+    model, data = build(TASK), easy()
+    seen: list[StepReport] = []
+    before = arrays(model)
+    result = train_round(
+        model, data, settings(steps=30), per_sample_loss(TASK), on_step=seen.append
+    )
+    counts = evaluate(model, data, TASK)
+    assert counts["evaluated"] == 120
+    assert counts["correct"] > 100
+    assert [s.step for s in seen] == list(range(30))
+    assert all(s.images == 2 * s.patients for s in seen)
+    assert (result.steps, result.patients, result.expected_batch) == (30, 60, 30)
+    after = arrays(model)
+    for name, change in result.update.items():
+        assert change.dtype == np.float32
+        np.testing.assert_array_equal(change, after[name] - before[name])
+
+
+def test_one_step_answers_the_noisy_mean_gradient_and_leaves_the_model() -> None:
+    model = build(TASK)
+    before = arrays(model)
+    result = train_round(
+        model, easy(), settings(mode="one_step", steps=1, sigma=1e-6), per_sample_loss(TASK)
+    )
+    after = arrays(model)
+    assert all(np.array_equal(before[n], after[n]) for n in before)
+    # Down the gradient the loss falls.
+    data = easy()
+    inputs, targets = data.samples(np.arange(120))
+    loss = per_sample_loss(TASK)
+    high = float(loss(model(inputs), targets).detach().mean())
+    load_arrays(model, {n: before[n] - 0.1 * result.update[n] for n in before})
+    assert float(loss(model(inputs), targets).detach().mean()) < high
+
+
+def test_the_microbatch_changes_memory_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "SecureBits", Seeded)
+    model = build(TASK)
+    start = arrays(model)
+    updates = []
+    for size in (3, 16, 1000):
+        load_arrays(model, start)
+        result = train_round(
+            model,
+            easy(60, 3),
+            settings(microbatch=size, steps=1, mode="one_step"),
+            per_sample_loss(TASK),
+        )
+        updates.append(result.update)
+    for other in updates[1:]:
+        for name, value in updates[0].items():
+            np.testing.assert_allclose(other[name], value, atol=2e-6)
+
+
+def test_microbatches_never_part_a_patient() -> None:
+    patients = [np.arange(n) for n in (3, 1, 5, 2, 2, 9, 1)]
+    parts = list(microbatches(patients, 4))
+    assert [[len(s) for s in part] for part in parts] == [[3, 1], [5], [2, 2], [9], [1]]
+    assert list(microbatches([], 4)) == []
+
+
+def test_images_of_a_patient_are_capped() -> None:
+    seen: list[StepReport] = []
+    train_round(
+        build(TASK),
+        easy(120, 6),
+        settings(max_images_per_patient=2, sample_rate=1.0, steps=2),
+        per_sample_loss(TASK),
+        on_step=seen.append,
+    )
+    assert [(s.patients, s.images) for s in seen] == [(20, 40), (20, 40)]
+
+
+def test_the_image_is_a_unit_only_where_patients_have_one() -> None:
+    with pytest.raises(TrainingDataInvalid, match="a patient has 2 images"):
+        train_round(build(TASK), easy(), settings(unit="image"), per_sample_loss(TASK))
+    train_round(build(TASK), easy(30, 1), settings(unit="image", steps=1), per_sample_loss(TASK))
+
+
+def test_a_broken_image_is_counted_and_the_model_stays_finite() -> None:
+    inputs, targets = easy(30, 1).samples(np.arange(30))
+    inputs[4] = float("nan")
+    model = build(TASK)
+    result = train_round(
+        model,
+        TensorData(inputs, targets),
+        settings(sample_rate=1.0, steps=3),
+        per_sample_loss(TASK),
+    )
+    assert result.nonfinite == 3
+    assert all(np.isfinite(v).all() for v in result.update.values())
+
+
+def test_what_must_not_leave_is_not_shown() -> None:
+    result = train_round(build(TASK), easy(30), settings(steps=1), per_sample_loss(TASK))
+    assert "update" not in repr(result)
+    assert "nonfinite" not in repr(result)
+
+
+def test_optimisers_start_afresh_and_sgd_is_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "SecureBits", Seeded)
+    model = build(TASK)
+    start = arrays(model)
+    step = train_round(
+        model, easy(), settings(steps=1, mode="one_step"), per_sample_loss(TASK)
+    ).update
+    moved = train_round(
+        model, easy(), settings(steps=1, optimiser="sgd", lr=0.5), per_sample_loss(TASK)
+    ).update
+    load_arrays(model, start)
+    adam = train_round(model, easy(), settings(steps=1, lr=0.01), per_sample_loss(TASK)).update
+    for name, gradient in step.items():
+        np.testing.assert_allclose(moved[name], -0.5 * gradient, atol=1e-6)
+        np.testing.assert_allclose(np.abs(adam[name]), 0.01, rtol=1e-2)
+
+
+def test_training_refuses_what_is_not_private() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(256), nn.Linear(256, 3))
+    with pytest.raises(BatchCoupled):
+        train_round(model, easy(), settings(), per_sample_loss(TASK))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3)))
+    with pytest.raises(TrainingRefused, match="Poisson"):
+        train_round(build(TASK), loader, settings(), per_sample_loss(TASK))  # type: ignore[arg-type] # the mistake under test
+    with pytest.raises(TrainingDataInvalid, match="no patient"):
+        train_round(build(TASK), easy(0), settings(), per_sample_loss(TASK))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"clip": 0.0}, "positive"),
+        ({"sigma": -1.0}, "positive"),
+        ({"sample_rate": 1.5}, "sample_rate"),
+        ({"steps": 0}, "at least 1"),
+        ({"noise_share": 0.0}, "noise_share"),
+        ({"noise_share": 0.5}, "shared only in mode one_step"),
+        ({"mode": "one_step"}, "exactly one step"),
+        ({"optimiser": "lion"}, "adamw or sgd"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        settings(**change)
+
+
+def test_data_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(TrainingDataInvalid, match="3 samples, 2 targets and 3 patients"):
+        TensorData(torch.zeros(3, 1), torch.zeros(2))
+
+
+def test_the_expected_batch_is_a_whole_number_and_never_zero() -> None:
+    assert expected_batch(100, 0.25) == 25
+    assert expected_batch(3, 0.01) == 1
+
+
+def test_plain_training_is_there_for_comparison() -> None:
+    torch.manual_seed(1)
+    model, data = build(TASK), easy()
+    train_plain(model, data, per_sample_loss(TASK), steps=40, batch=30, lr=0.01)
+    assert evaluate(model, data, TASK)["correct"] == 120
+
+
+def test_segmentation_is_counted_in_voxels() -> None:
+    task = TaskSpec("segmentation-2d", "unet", 3, (1, 4, 4))
+
+    class Known(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            classes = torch.nn.functional.one_hot(x[:, 0].long(), 3)
+            return classes.movedim(-1, 1) * self.scale
+
+    found = torch.tensor([[0, 1, 1, 2]] * 4)[None, None].float()
+    truth = torch.tensor([[0, 1, 2, 2]] * 4)[None]
+    counts = evaluate(Known(), TensorData(found, truth), task)
+    assert tuple(counts) == counters(task)
+    assert counts == {
+        "evaluated": 1,
+        "overlap_1": 4,
+        "truth_1": 4,
+        "predicted_1": 8,
+        "overlap_2": 4,
+        "truth_2": 8,
+        "predicted_2": 4,
+    }
+    assert dice(counts, 3) == pytest.approx(2 / 3)
+    assert dice(dict.fromkeys(counters(task), 0), 3) == 1.0
+
+
+def test_evaluation_of_nothing_counts_nothing() -> None:
+    assert evaluate(build(TASK), easy(0), TASK) == {"evaluated": 0, "correct": 0}
+
+
+def test_one_output_is_the_logit_of_class_one() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    task = TaskSpec("tabular", "perceptron", 2, (1,), loss="bce")
+    data = TensorData(torch.tensor([[-1.0], [2.0], [3.0]]), torch.tensor([0, 1, 0]))
+    assert evaluate(model, data, task) == {"evaluated": 3, "correct": 2}
+
+
+def test_outer_optimisers_follow_torch() -> None:
+    gradients = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    parameter = nn.Parameter(torch.zeros(7))
+    reference = torch.optim.Adam([parameter], lr=0.1)
+    adam, total = OuterAdam(0.1), np.zeros(7, np.float32)
+    for gradient in gradients:
+        total += adam.move(gradient)
+        parameter.grad = torch.from_numpy(gradient.copy())
+        reference.step()
+    np.testing.assert_allclose(total, parameter.detach().numpy(), rtol=1e-4)
+    np.testing.assert_array_equal(OuterSgd(0.5).move(gradients[0]), -0.5 * gradients[0])
+
+
+def _one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(5)
+    model = build(TASK)
+    result = train_round(
+        model,
+        easy(60),
+        settings(steps=3, sigma=1e-6),
+        per_sample_loss(TASK),
+        group=dist.group.WORLD,
+    )
+    np.savez(Path(folder) / f"{rank}.npz", **result.update)
+    dist.destroy_process_group()
+
+
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    running = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment)
+        for rank in (0, 1)
+    ]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+    assert set(first) == set(second) == {n for n, _ in build(TASK).named_parameters()}
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+        assert np.abs(first[name]).max() > 0
+
+
+if __name__ == "__main__":
+    _one_of_two(int(sys.argv[1]), sys.argv[2])
