@@ -38,6 +38,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from wardround.client.messages import Handler, make_reply, read_request
+from wardround.client.pace import hurry_pulls
 from wardround.privacy.errors import MalformedData, WardroundError
 from wardround.privacy.exchange import ERROR, FAB_SHA256
 
@@ -83,6 +84,7 @@ class SiteRunner:
 
     def run_forever(self, *, signals: bool = True) -> None:
         """Serve until `stop`, or SIGINT or SIGTERM if `signals` (a second one interrupts)."""
+        hurry_pulls()
         with _stop_on_signals(self) if signals else _nothing():
             signed = SuperExecAuthHttpInterceptor(
                 master_secret=self._config.secret,

@@ -19,30 +19,19 @@ from typing import Final
 import uvicorn
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.retry import http_retry
 from flwr.supernode import start_client_internal as supernode
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from wardround.client import pace
+
 LOOP_ENDED: Final = 70
 THREAD_FAILED: Final = 71
 ORPHANED: Final = 72
 PARENT_CHECK_SECONDS: Final = 0.5
-
-MAX_RETRY_SECONDS: Final = 3
-"""Longest pause before the coordinator is tried again, instead of Flower's 20 s."""
-
-PULL_PACE: Final = {
-    "initial_backoff": 0.05,
-    "backoff_cap": 1.0,
-    "max_tries_per_object": 10_000,
-}
-"""How Flower waits for a part of a message that is still on its way: by itself it waits 1 s, 2 s,
-4 s, up to 10 s."""
 
 RUNTIME_ROUTES: Final = frozenset(
     f"/v1/runtime/{name}"
@@ -58,32 +47,6 @@ RUNTIME_ROUTES: Final = frozenset(
         "pull-messages",
     )
 )
-
-
-class Pace:
-    """Stands for the `time` module in Flower's loop, which uses nothing of it but `sleep`.
-
-    Flower sleeps 3 s between two looks for a message, and 0.5 s between two looks for the reply.
-    While messages come, both are much shorter; after a while of silence they grow again.
-    """
-
-    REPLY_SECONDS: Final = 0.03
-    IDLE_SECONDS: Final = ((120.0, 0.25), (1800.0, 1.0))
-    """(silence up to, pause); beyond the last, Flower's own pause."""
-
-    def __init__(self) -> None:
-        self._last_message = time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        """Pause, for less than Flower asks for."""
-        now = time.monotonic()
-        if seconds < 1:
-            self._last_message = now
-            time.sleep(self.REPLY_SECONDS)
-            return
-        silence = now - self._last_message
-        pauses = [pause for limit, pause in self.IDLE_SECONDS if silence < limit]
-        time.sleep(min([seconds, *pauses]))
 
 
 class OnceInAWhile(logging.Filter):
@@ -128,10 +91,7 @@ def main(arguments: list[str]) -> None:
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.WARNING)
     flower.addFilter(OnceInAWhile())
-    vars(supernode)["time"] = Pace()
-    pull = inflatable_utils.pull_objects
-    pull.__kwdefaults__ = {**(pull.__kwdefaults__ or {}), **PULL_PACE}
-    vars(http_retry)["MAX_RETRY_DELAY"] = MAX_RETRY_SECONDS
+    pace.hurry_supernode()
     key = serialization.load_pem_private_key(settings["key"].encode(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError("the SuperNode's key is not an EC key")

@@ -1,4 +1,4 @@
-"""What Wardround puts into Flower's SuperLink: bearer tokens, and a veto on forged replies."""
+"""What Wardround puts into Flower's SuperLink: bearer tokens, and rules for nodes."""
 
 import hashlib
 import hmac
@@ -10,7 +10,7 @@ import grpc
 from fastapi import HTTPException, Request
 from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.common.event_log_plugin import EventLogWriterPlugin
-from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
 from flwr.supercore.auth.typing import (
     AccountAuthCredentials,
     AccountAuthLoginDetails,
@@ -18,6 +18,7 @@ from flwr.supercore.auth.typing import (
 )
 from flwr.supercore.event_log.typing import Actor, Event, LogEntry
 from flwr.superlink.auth_plugin import ControlAuthnPlugin
+from flwr.superlink.dependencies.linkstate import get_linkstate
 from google.protobuf.message import Message
 
 TOKEN_PREFIX: Final = "wrc_"  # noqa: S105  (how a token begins, not a token)
@@ -78,12 +79,15 @@ class TokenAuthn(ControlAuthnPlugin):
         return None, None
 
 
-class ForgeryVeto(EventLogWriterPlugin):
-    """Refuses a reply whose source is not the node that was authenticated.
+class NodeRules(EventLogWriterPlugin):
+    """Two rules for nodes that Flower lacks. It calls this plug-in once it knows who speaks.
 
-    Flower authenticates the node that speaks, yet takes the source of a reply from the reply: one
-    site could answer in another's name. Flower calls this plug-in after the one and before the
-    other. What is logged is the matter of the listeners, which see refusals too.
+    * A reply whose source is not the node that speaks is refused. Flower takes the source of a
+      reply from the reply itself: one site could answer in another's name.
+    * A node that starts takes the place of its former life at once. Flower refuses it for as long
+      as the former life counts as online, up to a minute after it was killed.
+
+    What is logged is the matter of the listeners, which see refusals too.
     """
 
     def __init__(self) -> None:
@@ -96,12 +100,17 @@ class ForgeryVeto(EventLogWriterPlugin):
         account_info: AccountInfo | None,
         method_name: str,
     ) -> LogEntry:
-        """Raise HTTPException (403) on a forged source."""
+        """Apply the rules; raises HTTPException (403) on a forged source."""
         if isinstance(request, PushMessagesRequest):
             speaker = request.node.node_id
             sources = [message.metadata.src_node_id for message in request.messages_list]
             if len(sources) != 1 or sources[0] != speaker:
                 raise HTTPException(403, "a node may reply only in its own name")
+        if isinstance(request, ActivateNodeRequest) and isinstance(context, Request):
+            state = get_linkstate(context)
+            node_id = state.get_node_id_by_public_key(request.public_key)
+            if node_id is not None:
+                state.deactivate_node(node_id)
         return _entry(method_name)
 
     def compose_log_after_event(

@@ -337,12 +337,14 @@ def _prepare_database(path: Path) -> None:
 def _create_superlink(config: LinkConfig, authn: object, secret: bytes) -> ASGIApp:
     """Flower's application, with our plug-ins, its file database and no process of its own."""
     from flwr.supercore import sql_mixin
+    from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
     from flwr.superlink.auth_plugin import ControlAuthnPlugin
     from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
     from flwr.superlink.config_loader import SuperLinkLifespanConfig
     from flwr.superlink.main import create_app
+    from flwr.superlink.routers.control import middlewares
 
-    from wardround.server.plugins import ForgeryVeto
+    from wardround.server.plugins import NodeRules
 
     if not isinstance(authn, ControlAuthnPlugin):
         raise TypeError("the Control API needs an authentication plug-in")
@@ -363,7 +365,7 @@ def _create_superlink(config: LinkConfig, authn: object, secret: bytes) -> ASGIA
         superexec_auth_secret=secret,
         authn_plugin=authn,
         event_log_plugin=None,
-        fleet_event_log_plugin=ForgeryVeto(),
+        fleet_event_log_plugin=NodeRules(),
         enable_event_log=False,
         artifact_provider=None,
         enable_supernode_auth=True,
@@ -377,4 +379,14 @@ def _create_superlink(config: LinkConfig, authn: object, secret: bytes) -> ASGIA
         isolation="process",
         runtime_dependency_install=False,
     )
-    return create_app(lifespan, SuperLinkLifespan)
+    app = create_app(lifespan, SuperLinkLifespan)
+    # Each of Flower's middlewares costs every call half a millisecond; these have nothing to do
+    # here (no tracing, no licence, no log-in, and the Control API's events are the gate's matter).
+    idle: set[object] = {
+        RuntimeTracingMiddleware,
+        middlewares.ControlLicenseMiddleware,
+        middlewares.ControlEventLogMiddleware,
+        middlewares.ControlSensitiveResponseMiddleware,
+    }
+    app.user_middleware = [layer for layer in app.user_middleware if layer.cls not in idle]
+    return app
