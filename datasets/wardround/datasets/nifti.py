@@ -12,7 +12,10 @@ Source: NIfTI-1.1 and NIfTI-2 headers, https://nifti.nimh.nih.gov.
 import gzip
 import hashlib
 import io
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -63,8 +66,7 @@ def decode(data: bytes) -> Volume:
     kind = _image_class(plain)
     _expected(plain, kind)
     try:
-        # Repairs of odd headers are told to a logger; the facts that matter are checked below.
-        with nibabel.imageglobals.LoggingOutputSuppressor():
+        with _quietly():
             image = kind.from_bytes(plain)
             shape = tuple(int(n) for n in image.shape)
             while len(shape) > 3 and shape[-1] == 1:
@@ -105,6 +107,20 @@ def _nibabel() -> Any:
     return nibabel
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Silence remarks about odd headers: the facts that matter are checked here."""
+    logger = _nibabel().imageglobals.logger
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
 def _image_class(plain: bytes) -> Any:
     nibabel = _nibabel()
     if plain[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and plain[344:348] == b"n+1\0":
@@ -116,12 +132,11 @@ def _image_class(plain: bytes) -> Any:
 
 def _expected(plain: bytes, kind: Any) -> int:
     """Return how many bytes the header in `plain` promises; at most `MAX_BYTES`, else raise."""
-    from nibabel import imageglobals
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        with imageglobals.LoggingOutputSuppressor():
-            header = kind.header_class.from_fileobj(io.BytesIO(plain), check=True)
+        with _quietly():
+            header = kind.header_class(plain[: kind.header_class.sizeof_hdr], check=True)
         shape = [int(n) for n in header.get_data_shape()]
         width = int(header.get_data_dtype().itemsize)
         start = int(header.get_data_offset())

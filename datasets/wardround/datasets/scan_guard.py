@@ -42,10 +42,11 @@ def read_file(root: Path, relative: str, *, limit: int) -> bytes:
         descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise FileRefused(_code(error)) from None
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise FileRefused("not-a-file")
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise FileRefused("not-a-file")
         if found.st_size == 0:
             raise FileRefused("empty")
         if found.st_size > limit:
