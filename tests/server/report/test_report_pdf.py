@@ -1,0 +1,135 @@
+"""The PDF: tagged, held to PDF/UA-1 and PDF/A-2a by its exporter, deaf to hostile texts."""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pypdf
+import pytest
+from pypdf.generic import ArrayObject, DictionaryObject
+
+from wardround.privacy.errors import ReportError
+from wardround.privacy.presentation import pdf
+from wardround.privacy.presentation.document import Cell, Document, Paragraph
+from wardround.privacy.presentation.pdf import render_pdf
+from wardround.server.report import RunReport
+from wardround.server.report.document import run_document
+
+MakeReport = Callable[..., RunReport]
+
+
+@pytest.fixture(scope="module")
+def data(report: RunReport) -> bytes:
+    """The example report as PDF."""
+    return render_pdf(run_document(report))
+
+
+def read(data: bytes) -> pypdf.PdfReader:
+    """Open a PDF."""
+    return pypdf.PdfReader(io.BytesIO(data), strict=True)
+
+
+def text_of(data: bytes) -> str:
+    """Return the text of a PDF, break marks inside digests left out."""
+    text = " ".join(page.extract_text() for page in read(data).pages)
+    return re.sub(r"\s+", " ", text.replace("\u200b", ""))
+
+
+def first_pages(report: RunReport) -> Document:
+    """Return a report's document cut to its first section: enough for a text to show."""
+    document = run_document(report)
+    return replace(document, sections=document.sections[:1])
+
+
+def structure(reader: pypdf.PdfReader) -> Iterator[DictionaryObject]:
+    """Yield every structure element of a PDF."""
+    waiting = [reader.trailer["/Root"]["/StructTreeRoot"]]
+    while waiting:
+        node = waiting.pop().get_object()
+        if isinstance(node, ArrayObject):
+            waiting.extend(node)
+        elif isinstance(node, DictionaryObject):
+            if "/S" in node:
+                yield node
+            if "/K" in node:
+                waiting.append(node["/K"])
+
+
+def test_says_it_meets_pdf_ua_and_pdf_a(data: bytes) -> None:
+    root = read(data).trailer["/Root"]
+    metadata = root["/Metadata"].get_object().get_data().decode()
+    assert "<pdfuaid:part>1</pdfuaid:part>" in metadata
+    assert "<pdfaid:part>2</pdfaid:part>" in metadata
+    assert "<pdfaid:conformance>A</pdfaid:conformance>" in metadata
+    assert root["/MarkInfo"]["/Marked"]
+    assert root["/Lang"] == "en"
+    assert root["/ViewerPreferences"]["/DisplayDocTitle"]
+
+
+def test_is_tagged_with_headings_tables_and_alternative_texts(data: bytes) -> None:
+    elements = list(structure(read(data)))
+    kinds = [str(e["/S"]) for e in elements]
+    assert kinds.count("/H1") == 1
+    assert kinds.count("/H2") >= 12
+    assert kinds.count("/Table") > 10
+    assert kinds.count("/TH") > 60
+    pictures = [e for e in elements if e["/S"] == "/Figure"]
+    assert len(pictures) == 6
+    assert all(len(str(e["/Alt"])) > 20 for e in pictures)
+
+
+def test_fonts_are_embedded(data: bytes) -> None:
+    fonts = [
+        font.get_object()["/DescendantFonts"][0].get_object()["/FontDescriptor"].get_object()
+        for page in read(data).pages
+        for font in page["/Resources"].get("/Font", {}).values()
+    ]
+    assert fonts
+    assert all({"/FontFile3", "/FontFile2"} & font.keys() for font in fonts)
+
+
+def test_says_what_the_page_says(data: bytes, report: RunReport) -> None:
+    text = text_of(data)
+    assert "Nothing in the evidence contradicts itself" in text
+    assert "q = 3, n = 4, f = 1" in text
+    unbroken = text.replace(" ", "")
+    assert report.plan.digest.value in unbroken
+    assert report.updates[0].digest.value in unbroken
+    assert "It is not evidence of" in text
+
+
+def test_same_report_gives_the_same_bytes(data: bytes, report: RunReport) -> None:
+    assert render_pdf(run_document(report)) == data
+
+
+def test_typst_markup_stays_text(make_report: MakeReport) -> None:
+    purpose = "#set page(width: 1pt) *bold* $x$ `raw` @label #import sys // end"
+    text = text_of(render_pdf(first_pages(make_report(purpose=purpose))))
+    assert purpose in text
+
+
+@pytest.mark.parametrize("title", ["病院 😀", "مستشفى", "\ue000 private", "\U000e0041 tag"])
+def test_texts_that_no_font_draws_are_written_as_code_points(report: RunReport, title: str) -> None:
+    document = replace(first_pages(report), title=Cell(title))
+    text = text_of(render_pdf(document))
+    assert title in text or f"<U+{ord(title[0]):04X}>" in text
+
+
+def test_newlines_and_directions_are_shown(report: RunReport) -> None:
+    document = first_pages(report)
+    attack = Paragraph((Cell("first\nsecond \u202egnp.exe"),))
+    changed = replace(document.sections[0], blocks=(attack,))
+    document = replace(document, sections=(changed,))
+    assert "first<U+000A>second <U+202E>gnp.exe" in text_of(render_pdf(document))
+
+
+def test_exporter_refuses_a_chart_without_description(
+    report: RunReport, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("templates")
+    template = (pdf.TEMPLATES / "document.typ").read_text()
+    (folder / "document.typ").write_text(template.replace(", alt: chart.alt", ""))
+    monkeypatch.setattr(pdf, "TEMPLATES", folder)
+    with pytest.raises(ReportError, match="alt"):
+        render_pdf(run_document(report))
