@@ -4,8 +4,9 @@ It stands where Flower would start one process a message and run the code of the
 came with the run. The runner lives long, imports the handler once, and never unpacks a bundle: of
 a bundle it only compares the digest with those it may serve.
 
-A handler is called at most once for a request of a run: a request that comes again (the reply was
-lost with the SuperNode, say) gets the same bytes again.
+A request that comes again (its reply was lost with the SuperNode, say) gets the same bytes again,
+and the handler is not called: the coordinator names each asking. After the runner itself or the
+coordinator has been started anew, the handler may be asked the same thing again.
 """
 
 import hashlib
@@ -144,7 +145,7 @@ class SiteRunner:
         status = SubStatus.FAILED
         try:
             self._check_bundle(run, fab)
-            answer = self._handle(run.run_id, *read_request(message))
+            answer = self._handle(message)
             status = SubStatus.COMPLETED
         except WardroundError as error:
             answer = (ERROR, str(error).encode(), None)
@@ -173,46 +174,38 @@ class SiteRunner:
                 "and site need the same version of Wardround"
             )
 
-    def _handle(self, run_id: int, kind: str, body: bytes, payload: bytes | None) -> Answer:
-        request = _digest(run_id, kind, body, payload)
-        known = self._replies.get(request)
+    def _handle(self, message: Message) -> Answer:
+        asking = message.metadata.group_id
+        kind, body, payload = read_request(message)
+        known = self._replies.get(asking)
         if known is not None:
             logger.info("the %s request came again; it gets the same answer", kind)
             return known
         began = time.monotonic()
         answer = self._handler(kind, body, payload)
         logger.info("answered %s with %s in %.1f s", kind, answer[0], time.monotonic() - began)
-        self._replies.put(request, answer)
+        if asking:
+            self._replies.put(asking, answer)
         return answer
 
 
 class _Replies:
-    """The latest replies, bounded in bytes."""
+    """The latest replies by the name of their asking, bounded in bytes."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[bytes, Answer] = OrderedDict()
+        self._kept: OrderedDict[str, Answer] = OrderedDict()
 
-    def get(self, request: bytes) -> Answer | None:
-        return self._kept.get(request)
+    def get(self, asking: str) -> Answer | None:
+        return self._kept.get(asking)
 
-    def put(self, request: bytes, answer: Answer) -> None:
-        self._kept[request] = answer
+    def put(self, asking: str, answer: Answer) -> None:
+        self._kept[asking] = answer
         while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > CACHED_BYTES:
             self._kept.popitem(last=False)
 
 
 def _size(answer: Answer) -> int:
     return len(answer[1]) + len(answer[2] or b"")
-
-
-def _digest(run_id: int, kind: str, body: bytes, payload: bytes | None) -> bytes:
-    """SHA-256 of a request, with the length of each part in front of it."""
-    hashed = hashlib.sha256()
-    absent = payload is None
-    for part in (str(run_id).encode(), kind.encode(), body, str(absent).encode(), payload or b""):
-        hashed.update(len(part).to_bytes(8, "big"))
-        hashed.update(part)
-    return hashed.digest()
 
 
 def _unforeseen(error: Exception) -> bytes:

@@ -193,14 +193,13 @@ class SuperNodeProcess:
     def _spawn(self) -> subprocess.Popen[bytes]:
         descriptor = self._socket.fileno()
         inherited = {
-            name: os.environ[name]
-            for name in ("PATH", "LANG", "HTTPS_PROXY", "https_proxy", "SYSTEMROOT")
-            if name in os.environ
+            name: value for name, value in os.environ.items() if not name.startswith("WARDROUND_")
         }
         process = subprocess.Popen(  # noqa: S603  (our own module)
             [sys.executable, "-m", "wardround.client.supernode_process", str(descriptor)],
             stdin=subprocess.PIPE,
             pass_fds=[descriptor],
+            start_new_session=True,  # Ctrl-C is for the parent, which then ends it in order
             env=inherited | quiet.environment(self._config.flower_home),
             user=self._config.user,
             extra_groups=[] if self._config.user is not None else None,

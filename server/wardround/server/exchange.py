@@ -7,12 +7,13 @@
 Answers come as they arrive, one in memory at a time, so that an upload can be added and dropped.
 A site answers an exchange at most once. A request is sent again, as a new Flower message with the
 same bytes, where the first cannot be answered any more: the site's SuperNode was started anew, or
-its runner died on it. A site's handler therefore has to give the same answer to the same request,
-which Wardround's site runner sees to.
+its runner died on it. Each asking has a name, by which the site's runner knows a request that comes
+again and gives the same answer without calling its handler.
 
 `grid` is Flower's, over the network, or `InProcessGrid`.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,8 @@ class _Pending:
     """One site's request while it is unanswered."""
 
     request: Request
+    name: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Of this asking; Flower carries it as the message's group, the same each time it is sent."""
     node_id: int | None = None
     activated: str = ""
     """When Flower last saw the node start: a later start means that the message is lost."""
@@ -248,6 +251,7 @@ class Exchange:
                 node.node_id,
                 MESSAGE_TYPE,
                 ttl=remaining + TTL_MARGIN_SECONDS,
+                group_id=waiting.name,
             )
             due.append((site, node, message))
         if not due:

@@ -179,7 +179,11 @@ class RunKeeper:
             self._serverapp,
         ]
         # The token goes through a pipe: a command line can be read by every user of the machine.
-        process = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603  (our own module)
+        process = subprocess.Popen(  # noqa: S603  (our own module)
+            command,
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the parent, which then ends it in order
+        )
         if process.stdin is None:
             raise RuntimeError("the run's process has no standard input")
         with process.stdin as pipe:
