@@ -141,13 +141,20 @@ class Spend:
 
 
 def is_statement_of(spent: Spent, statement: PrivacySpend) -> bool:
-    """Whether `statement` is what the site signed for `spent`: the attempt does not matter."""
-    own = Spend.of(spent).statement(
-        attempt=statement.attempt,
-        clip=Decimal(statement.clip),
-        releases_outside=statement.releases_outside,
-    )
-    return own == statement
+    """Whether `statement` is one that the site signs for `spent`, in whatever attempt."""
+    reserved, done = spent.reserved, spent.committed
+    return (
+        (spent.sequence, reserved.run, reserved.study, reserved.dataset, reserved.round)
+        == (
+            statement.ledger_sequence, statement.run, statement.study, statement.dataset,
+            statement.round,
+        )
+        and (done.epsilon_before, done.epsilon_after, done.delta, done.budget)
+        == (
+            statement.epsilon_before, statement.epsilon_after, statement.delta, statement.budget,
+        )
+        and tuple(_mechanism(event) for event in done.events) == statement.mechanisms
+    )  # fmt: skip
 
 
 def lost_spend(statement: PrivacySpend) -> Lost:
