@@ -15,29 +15,25 @@ import numpy as np
 
 from wardround.privacy.errors import (
     AggregateRejected,
-    KeysRejected,
     OutOfOrder,
     ParametersInvalid,
     SurvivorsRejected,
     TaskRejected,
 )
 from wardround.privacy.identity import Roster, Signer
-from wardround.privacy.secagg import checks, keys, shamir
+from wardround.privacy.secagg import agreement, checks, keys, release, shamir
 from wardround.privacy.secagg.checks import others
 from wardround.privacy.secagg.codec import decode, digest, encode
 from wardround.privacy.secagg.masking import Stream
 from wardround.privacy.secagg.messages import (
-    Approval,
     BookAck,
     Confirmation,
     KeyAdvert,
     KeyBook,
     Opening,
     Quorum,
-    Sealed,
     Shares,
     Survivors,
-    SurvivorSet,
     SurvivorSignature,
     Task,
     Upload,
@@ -55,8 +51,6 @@ from wardround.privacy.secagg.state import (
     RoundState,
     Store,
 )
-
-SECRET = 32
 
 
 class Participant:
@@ -130,27 +124,8 @@ class Participant:
 
         Calling it again starts the key agreement over, and ends a round that is under way.
         """
-        private, public = keys.fresh_key_pair()
-        share = keys.fresh_secret()
-        spec, site = self._state.spec, self._state.site
-        advert = signed(
-            KeyAdvert(spec, site, public, keys.commit("group-share", spec, share, site)),
-            self._signer,
-        )
-        self._save(
-            replace(
-                self._state,
-                advert=advert,
-                private_key=private,
-                group_share=share,
-                book=None,
-                confirmed=False,
-                roots=(),
-                roots_round=0,
-                group_key=b"",
-                current=None,
-            )
-        )
+        state, advert = agreement.advertise(self._state, self._signer)
+        self._save(state)
         return advert
 
     def accept_book(self, book: KeyBook) -> BookAck:
@@ -159,25 +134,9 @@ class Participant:
         The private key is deleted here. Raises KeysRejected for a forged, foreign or old advert,
         too few sites, or a book other than the one already approved.
         """
-        state = self._state
-        if state.advert is None:
-            raise OutOfOrder("a key book came before this site advertised its keys")
-        if state.book is not None:
-            if state.book != book:
-                raise KeysRejected("the coordinator sent a second, different key book")
-            return self._acknowledgement(state)
-        checks.check_book(self._spec, self._roster, book)
-        if state.advert not in book.adverts:
-            raise KeysRejected("the key book holds another advert of this site than its last one")
-        name = digest(book)
-        roots = tuple(
-            keys.pair_root(state.private_key, advert.public_key, name, state.site, advert.site)
-            for advert in book.adverts
-            if advert.site != state.site
-        )
-        agreed = replace(state, book=book, roots=roots, private_key=b"")
-        answer = self._acknowledgement(agreed)
-        self._save(agreed)
+        state = agreement.accept_book(self._state, book, self._spec, self._roster)
+        answer = agreement.acknowledge(state, self._signer)
+        self._save(state)
         return answer
 
     def confirm(self, confirmation: Confirmation) -> None:
@@ -186,56 +145,7 @@ class Participant:
         Opens each peer's group-key share, compares it with the commitment of its advert, and
         derives the group key. Raises KeysRejected otherwise.
         """
-        state = self._state
-        if state.book is None:
-            raise OutOfOrder("a confirmation came before the key book")
-        if state.confirmed:
-            return
-        book, name = state.book, digest(state.book)
-        if tuple(approval.site for approval in confirmation.approvals) != book.sites:
-            raise KeysRejected("not every site of the key book approved it")
-        for approval in confirmation.approvals:
-            if approval.book != name:
-                raise KeysRejected(
-                    f"{approval.site} approved another key book than this site", approval.site
-                )
-            checks.check_site_signature(self._roster, approval, KeysRejected)
-        shares = self._group_shares(confirmation, book, name)
-        group_key = keys.derive(b"".join(shares), "group-key", salt=name)
-        self._save(replace(state, confirmed=True, group_key=group_key, group_share=b""))
-
-    def _acknowledgement(self, state: ParticipantState) -> BookAck:
-        book = state.book
-        if book is None or state.confirmed:
-            raise OutOfOrder("the keys of this run are agreed already")
-        name, site = digest(book), state.site
-        sealed = tuple(
-            Sealed(site, peer, keys.seal(root, name, site, peer, state.group_share))
-            for peer, root in zip(others(book.sites, site), state.roots, strict=True)
-        )
-        return BookAck(signed(Approval(name, site), self._signer), sealed)
-
-    def _group_shares(self, confirmation: Confirmation, book: KeyBook, name: bytes) -> list[bytes]:
-        state, site = self._state, self._state.site
-        boxes = {sealed.sender: sealed.box for sealed in confirmation.sealed}
-        if tuple(boxes) != tuple(others(book.sites, site)) or len(boxes) != len(
-            confirmation.sealed
-        ):
-            raise KeysRejected("the confirmation does not hold one group-key share of each peer")
-        roots = dict(zip(others(book.sites, site), state.roots, strict=True))
-        shares = []
-        for advert in book.adverts:
-            share = state.group_share
-            if advert.site != site:
-                share = keys.unseal(roots[advert.site], name, advert.site, site, boxes[advert.site])
-            expected = keys.commit("group-share", state.spec, share, advert.site)
-            if expected != advert.group_commitment:
-                raise KeysRejected(
-                    f"the group-key share of {advert.site} is not what it committed to",
-                    advert.site,
-                )
-            shares.append(share)
-        return shares
+        self._save(agreement.confirm(self._state, confirmation, self._roster))
 
     # R1 to R6: one attempt at a round
 
@@ -334,8 +244,10 @@ class Participant:
             if current.survivors != chosen:
                 raise SurvivorsRejected("the coordinator sent a second, different survivor set")
             return signed(answer, self._signer)
-        self._check_survivors(current, survivors, chosen)
-        opened = self._open_boxes(current, survivors)
+        release.check_survivors(self._spec, self._roster, self.site, current, survivors)
+        release.check_difference(self._state.releases, current.task.model, self._mask(chosen.sites))
+        roots = self._roots(self._state.roots)
+        opened = release.open_boxes(self.site, current, survivors, roots)
         self._save(replace(self._state, current=replace(current, survivors=chosen, opened=opened)))
         return signed(answer, self._signer)
 
@@ -354,7 +266,9 @@ class Participant:
         checks.check_quorum(self._spec, self._roster, current.survivors, quorum.signatures)
         if current.released is not None:
             return current.released
-        shares = signed(self._shares(current, current.survivors), self._signer)
+        shares = signed(
+            release.shares_to_release(self.site, current, current.survivors), self._signer
+        )
         released = Released(current.task.model, self._mask(current.survivors.sites))
         releases = self._state.releases
         if released not in releases:
@@ -373,71 +287,6 @@ class Participant:
         if current is None or current.task.context != context:
             raise OutOfOrder("the message is not for the attempt this site takes part in")
         return current
-
-    def _check_survivors(
-        self, current: RoundState, survivors: Survivors, chosen: SurvivorSet
-    ) -> None:
-        spec, task, site = self._spec, current.task, self._state.site
-        checks.check_survivor_sites(spec, task, chosen.sites)
-        if current.header not in survivors.headers:
-            raise SurvivorsRejected("the survivor set does not hold this site's own upload")
-        mask = self._mask(chosen.sites)
-        for released in self._state.releases:
-            if released.model == task.model and released.sites != mask:
-                raise SurvivorsRejected(
-                    "a sum over other sites was opened for this model; two such sums could be "
-                    "subtracted"
-                )
-        for header in survivors.headers:
-            checks.check_header(spec, self._roster, task, header, SurvivorsRejected)
-        for header in survivors.headers:
-            for peer in survivors.headers:
-                checks.check_pair(task, header, peer, SurvivorsRejected)
-        if len(survivors.boxes) != len(survivors.headers) - 1:
-            raise SurvivorsRejected("the survivor set does not bring one box of each survivor")
-        senders = [header for header in survivors.headers if header.site != site]
-        for header, box in zip(senders, survivors.boxes, strict=True):
-            if (
-                checks.box_digest(box)
-                != header.boxes[others(task.participants, header.site).index(site)]
-            ):
-                raise SurvivorsRejected(f"a box is not the one {header.site} sent", header.site)
-
-    def _open_boxes(self, current: RoundState, survivors: Survivors) -> tuple[bytes, ...]:
-        """Return the shares in the survivors' boxes; empty for a box its sender made badly."""
-        root_of = self._roots(self._state.roots)
-        boxes = iter(survivors.boxes)
-        opened = []
-        for header in survivors.headers:
-            if header.site == self.site:
-                opened.append(current.own_shares)
-                continue
-            box = next(boxes)
-            try:
-                content = keys.unseal(
-                    root_of[header.site], survivors.context, header.site, self.site, box
-                )
-            except KeysRejected:
-                content = b""
-            if len(content) != SECRET * len(current.task.participants):
-                content = b""
-            opened.append(content)
-        return tuple(opened)
-
-    def _shares(self, current: RoundState, survivors: SurvivorSet) -> Shares:
-        participants = current.task.participants
-        pair_shares = []
-        for site, content in zip(survivors.sites, current.opened, strict=True):
-            for position, peer in enumerate(others(participants, site), start=1):
-                if peer not in survivors.sites:
-                    pair_shares.append(content[SECRET * position : SECRET * (position + 1)])
-        return Shares(
-            survivors.context,
-            self.site,
-            digest(survivors),
-            tuple(content[:SECRET] for content in current.opened),
-            tuple(pair_shares),
-        )
 
     # R7: the aggregate
 

@@ -32,7 +32,6 @@ from wardround.privacy.secagg.segments import (
     for_each,
     join_digests,
     ring_type,
-    segment_digest,
     segments,
     signed_view,
     vector_digest,
@@ -83,19 +82,18 @@ def protect(
     quantizer = Quantizer(spec, task.clips, contribution.weight)
     authenticator = group.authenticator(spec)
     parts = segments(len(vector), vector.itemsize)
-    digests = [b""] * len(parts)
+    hashers = [hashlib.sha256() for _ in parts]
 
     def work(index: int) -> None:
         mask = SegmentMask(streams, index)
-        hasher = hashlib.sha256()
         for start, stop in chunks(*parts[index], vector.itemsize):
             values = contribution.values[start:stop]  # shorter, or empty, behind the update
             if len(values):
                 quantizer.encode(values, start, signed[start : start + len(values)])
             authenticator.inner(start, signed[start:stop])
             mask.apply(vector[start:stop])
-            hasher.update(vector[start:stop].data)
-        digests[index] = hasher.digest()
+            if stop <= spec.plain_length:  # the tags are still to come behind it
+                hashers[index].update(vector[start:stop].data)
 
     for_each(len(parts), work)
     limbs = [
@@ -104,9 +102,11 @@ def protect(
         for limb in to_limbs(tag, spec.limb_bits, spec.tag_limbs)
     ]
     vector[spec.plain_length :] += np.asarray(limbs, dtype=kind) + group.tag_pad(spec, site)
-    for index, (start, stop) in enumerate(parts):
-        if stop > spec.plain_length:  # the tags came after this segment was hashed
-            digests[index] = segment_digest(vector, start, stop)
+    for hasher, part in zip(hashers, parts, strict=True):
+        for start, stop in chunks(*part, vector.itemsize):
+            if stop > spec.plain_length:
+                hasher.update(vector[start:stop].data)
+    digests = [hasher.digest() for hasher in hashers]
     return vector, join_digests(digests, len(vector), vector.itemsize)
 
 

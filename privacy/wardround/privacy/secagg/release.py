@@ -1,0 +1,88 @@
+"""R3 to R6 at a site: what a survivor set must satisfy, and which shares it then opens."""
+
+from collections.abc import Mapping
+
+from wardround.privacy.errors import KeysRejected, SurvivorsRejected
+from wardround.privacy.identity import Roster
+from wardround.privacy.secagg import checks, keys
+from wardround.privacy.secagg.checks import others
+from wardround.privacy.secagg.codec import digest
+from wardround.privacy.secagg.messages import Shares, Survivors, SurvivorSet
+from wardround.privacy.secagg.parameters import RunSpec
+from wardround.privacy.secagg.state import Released, RoundState
+
+SECRET = 32
+
+
+def check_survivors(
+    spec: RunSpec, roster: Roster, site: str, current: RoundState, survivors: Survivors
+) -> None:
+    """Raise SurvivorsRejected unless every header, pair of commitments and box is as it must."""
+    task, headers = current.task, survivors.headers
+    checks.check_survivor_sites(spec, task, survivors.set.sites)
+    if current.header not in headers:
+        raise SurvivorsRejected("the survivor set does not hold this site's own upload")
+    for header in headers:
+        checks.check_header(spec, roster, task, header, SurvivorsRejected)
+    for header in headers:
+        for peer in headers:
+            checks.check_pair(task, header, peer, SurvivorsRejected)
+    senders = [header for header in headers if header.site != site]
+    if len(survivors.boxes) != len(senders):
+        raise SurvivorsRejected("the survivor set does not bring one box of each survivor")
+    for header, box in zip(senders, survivors.boxes, strict=True):
+        position = others(task.participants, header.site).index(site)
+        if checks.box_digest(box) != header.boxes[position]:
+            raise SurvivorsRejected(f"a box is not the one {header.site} sent", header.site)
+
+
+def check_difference(releases: tuple[Released, ...], model: bytes, sites: int) -> None:
+    """Raise SurvivorsRejected when a sum over other sites was opened for the same model.
+
+    Two such sums, of updates that were sent again, would differ by single sites' updates.
+    """
+    for released in releases:
+        if released.model == model and released.sites != sites:
+            raise SurvivorsRejected(
+                "a sum over other sites was opened for this model; two such sums could be "
+                "subtracted"
+            )
+
+
+def open_boxes(
+    site: str, current: RoundState, survivors: Survivors, roots: Mapping[str, bytes]
+) -> tuple[bytes, ...]:
+    """Return the shares that each survivor dealt to `site`, in order of survivors.
+
+    Empty for a box that its sender made badly: the others' shares will have to do.
+    """
+    boxes = iter(survivors.boxes)
+    opened = []
+    for header in survivors.headers:
+        sender = header.site
+        if sender == site:
+            opened.append(current.own_shares)
+            continue
+        try:
+            content = keys.unseal(roots[sender], survivors.context, sender, site, next(boxes))
+        except KeysRejected:
+            content = b""
+        if len(content) != SECRET * len(current.task.participants):
+            content = b""
+        opened.append(content)
+    return tuple(opened)
+
+
+def shares_to_release(site: str, current: RoundState, survivors: SurvivorSet) -> Shares:
+    """Return the unsigned shares: self masks of U; pair secrets of U with everyone outside U.
+
+    Both lists follow from the one signed set, so no peer can be in both.
+    """
+    participants = current.task.participants
+    pair_shares = []
+    for owner, content in zip(survivors.sites, current.opened, strict=True):
+        for position, peer in enumerate(others(participants, owner), start=1):
+            if peer not in survivors.sites:
+                pair_shares.append(content[SECRET * position : SECRET * (position + 1)])
+    self_shares = tuple(content[:SECRET] for content in current.opened)
+    return Shares(survivors.context, site, digest(survivors), self_shares, tuple(pair_shares))
