@@ -21,6 +21,7 @@ import socket
 import sqlite3
 import ssl
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,12 +114,6 @@ class CoordinatorLink:
         self._servers: list[uvicorn.Server] = []
         self._thread: threading.Thread | None = None
 
-        config.flower_home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _prepare_database(config.database)
-        token = new_token()  # of this life of the process, for its own calls
-        authn = TokenAuthn({**config.control_tokens, "coordinator": hash_token(token)})
-        secret = secrets.token_bytes(32)
-        superlink = _create_superlink(config, authn, secret)
         certificate = _certificate(config)
         loopback = _listen("127.0.0.1", config.loopback_port)
         self._sockets.append(loopback)
@@ -128,6 +123,12 @@ class CoordinatorLink:
             loopback.close()
             raise
         self._sockets.append(public)
+        config.flower_home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _prepare_database(config.database)
+        token = new_token()  # of this life of the process, for its own calls
+        authn = TokenAuthn({**config.control_tokens, "coordinator": hash_token(token)})
+        secret = secrets.token_bytes(32)
+        superlink = _create_superlink(config, authn, secret)
         self.loopback_port: int = loopback.getsockname()[1]
         self.public_port: int = public.getsockname()[1]
         gates = (
@@ -379,7 +380,10 @@ def _create_superlink(config: LinkConfig, authn: object, secret: bytes) -> ASGIA
         isolation="process",
         runtime_dependency_install=False,
     )
-    app = create_app(lifespan, SuperLinkLifespan)
+    with warnings.catch_warnings():
+        # Flower's own migrations are written for an older Alembic.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        app = create_app(lifespan, SuperLinkLifespan)
     # Each of Flower's middlewares costs every call half a millisecond; these have nothing to do
     # here (no tracing, no licence, no log-in, and the Control API's events are the gate's matter).
     idle: set[object] = {

@@ -4,6 +4,7 @@ import datetime
 import ipaddress
 import socket
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,12 @@ def write_certificates(home: Path) -> None:
     (home / "tls.key").write_bytes(
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Callable[[Path], None]:
+    """`write_certificates`, for fixtures of a wider scope than `certified`."""
+    return write_certificates
 
 
 @pytest.fixture
