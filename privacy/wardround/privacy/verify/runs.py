@@ -47,10 +47,11 @@ class Run:
     entry: int
     book: str = ""
     attempts: dict[tuple[int, int], Attempt] = field(default_factory=dict)
-    done: set[tuple[int, int]] = field(default_factory=set)
+    done: dict[tuple[int, int], set[str]] = field(default_factory=dict)  # who uploaded
     model: str = ""
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)  # site: updates, bytes
     trained: dict[tuple[str, int], int] = field(default_factory=dict)  # (site, round): entry
+    paid: set[tuple[str, int]] = field(default_factory=set)  # (site, round)
     closed: set[str] = field(default_factory=set)
     end: RunEnd | None = None
 
@@ -146,6 +147,9 @@ class Runs:
             self._round_start(index, run, event)
             return
         attempt = run.attempts.get(place)
+        if attempt is None and place in run.done and isinstance(event, Update | RecoveryShare):
+            self._late(index, run, site, event)
+            return
         if attempt is None:
             self.findings.add(
                 "round",
@@ -167,7 +171,17 @@ class Runs:
                 if event.outcome == "completed" and attempt.aggregate is None:
                     self.findings.add("aggregate", index, "an aggregate", "completed without one")
                 del run.attempts[place]
-                run.done.add(place)
+                run.done[place] = set(attempt.uploads)
+
+    def _late(self, index: int, run: Run, site: str, event: Update | RecoveryShare) -> None:
+        """What a site said of an attempt that went on without it, handed in when it was back."""
+        if not isinstance(event, Update):
+            return
+        uploaded = run.done[event.round, event.attempt]
+        if site in uploaded:
+            self.findings.add("round", index, f"one update of {site}", "another one")
+        uploaded.add(site)
+        self._sent(run, site, event)
 
     def _round_start(self, index: int, run: Run, event: RoundStart) -> None:
         place = event.round, event.attempt
@@ -193,11 +207,15 @@ class Runs:
                 self.findings.add("round", index, f"context {other.context}", event.context)
             break
         attempt.uploads[site] = event
+        self._sent(run, site, event)
+        # A site pays once for a round, however many attempts at it send the same update.
+        if attempt.start.purpose == "train" and (site, event.round) not in run.paid:
+            run.trained.setdefault((site, event.round), index)
+
+    def _sent(self, run: Run, site: str, event: Update) -> None:
         count, size = run.sent.get(site, (0, 0))
         size += event.size + event.header_size + event.boxes_size
         run.sent[site] = count + 1, size
-        if attempt.start.purpose == "train":
-            run.trained.setdefault((site, event.round), index)
 
     def _survivors(self, index: int, run: Run, attempt: Attempt, event: Survivors) -> None:
         silent = set(event.survivors) - attempt.uploads.keys()
@@ -272,6 +290,7 @@ class Runs:
         self._spent[key] = max(spent, after)
         run = self.runs.get(event.run)
         if run is not None:
+            run.paid.add((site, event.round))
             run.trained.pop((site, event.round), None)
         self.spends.append((index, site, event))
 
