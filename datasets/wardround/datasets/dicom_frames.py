@@ -4,7 +4,6 @@ Stored values become modality values (Hounsfield units and the like) by Rescale 
 or a Modality LUT; MONOCHROME1 is turned so that large is bright; colour comes out as RGB.
 """
 
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +13,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 
 from wardround.datasets.deidentify.frames import check_size, frame_count, has_pixels
-from wardround.datasets.deidentify.reading import BROKEN
+from wardround.datasets.deidentify.reading import BROKEN, quiet
 from wardround.datasets.errors import Refused
 
 Frame = NDArray[np.float32]
@@ -44,8 +43,7 @@ def frames(dataset: Dataset) -> Iterator[Frame]:
     check_size(dataset, _MAX_DECODED_BYTES)
     seen = 0
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             for number, stored in enumerate(iter_pixels(dataset)):
                 array = np.asarray(stored)
                 yield _grey(array, dataset, number) if grey else _colour(array, dataset)

@@ -4,7 +4,6 @@ Order of decision for an attribute: a rule of the standard's table and the optio
 else whether the standard knows the attribute at all (what it does not know goes); else its VR.
 """
 
-import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,20 +31,8 @@ PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
 _PATIENT_NAME, _PATIENT_ID, _PATIENT_AGE = 0x00100010, 0x00100020, 0x00101010
 _DOCUMENT, _DOCUMENT_TYPE, _DOCUMENT_LENGTH = 0x00420011, 0x00420012, 0x00420015
 _TEXT_VALUE = 0x0040A160
-_MAX_DEPTH = 64
 # All that a reference to another instance needs; a kept reference holds nothing else.
 _REFERENCE = frozenset({0x00081150, 0x00081155, 0x00081160, 0x0062000B, 0x00081162})
-_UNDECODABLE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    IndexError,
-    NotImplementedError,
-    OverflowError,
-    EOFError,
-    struct.error,
-)
 
 
 @dataclass(slots=True)
@@ -79,15 +66,15 @@ def clean_dataset(dataset: Dataset, walk: Walk) -> None:
 
 
 def _clean(dataset: Dataset, walk: Walk, place: _Place) -> None:
-    if place.depth > _MAX_DEPTH:
-        raise Refused("malformed", "sequences are nested deeper than 64 levels")
+    if place.depth > values.MAX_DEPTH:
+        raise Refused("malformed", f"sequences are nested deeper than {values.MAX_DEPTH} levels")
     safe = safe_privates(dataset) if Option.SAFE_PRIVATE in walk.profile.options else frozenset()
     for tag in sorted(dataset.keys()):
         if tag not in dataset:
             continue
         try:
             element = dataset[tag]
-        except _UNDECODABLE:
+        except values.UNDECODABLE:
             del dataset[tag]
             walk.counts["undecodable_removed"] += 1
             continue
@@ -209,7 +196,7 @@ def _without_rule(dataset: Dataset, element: DataElement, walk: Walk, place: _Pl
     declared = values.declared_vrs(tag)
     if not declared:
         _remove(dataset, element, walk, "unknown_removed")
-    elif not values.fits(vr, declared):
+    elif not (values.fits(vr, declared) and values.well_formed(element)):
         _remove(dataset, element, walk, "undecodable_removed")
     elif tag in PIXELS:
         if place.depth:
@@ -330,6 +317,9 @@ def _remember(element: DataElement, walk: Walk) -> None:
 def _note(element: DataElement, value: str, walk: Walk) -> None:
     if element.VR == "PN":
         walk.identity.add_name(value)
+    elif element.VR == "UI":
+        if Option.UIDS not in walk.profile.options and walk.pseudonyms.uid(value) != value:
+            walk.identity.add(value, always=True)
     elif element.VR in values.TEMPORAL:
         if element.VR != "TM" or len(value) > 8:
             walk.identity.add(value, always=True, raw=False)

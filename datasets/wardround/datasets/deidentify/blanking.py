@@ -1,14 +1,12 @@
 """The Clean Pixel Data option: known places of text are painted over in every frame."""
 
-import warnings
-
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import decompress, set_pixel_data
 
 from wardround.datasets.deidentify.frames import frame_count
 from wardround.datasets.deidentify.profile import Box
-from wardround.datasets.deidentify.reading import BROKEN
+from wardround.datasets.deidentify.reading import BROKEN, quiet
 from wardround.datasets.errors import Refused
 
 
@@ -23,8 +21,7 @@ def blank(dataset: Dataset, boxes: tuple[Box, ...]) -> bool:
     if not boxes and not regions:
         return False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
                 decompress(dataset, generate_instance_uid=False)
             pixels = np.array(dataset.pixel_array)

@@ -77,11 +77,14 @@ def shows_text(plane: Plane) -> bool:
 
 def lines(plane: Plane) -> Iterator[Line]:
     """Yield every chain of letter-like shapes in `plane`, text or not."""
-    low, high = np.percentile(plane, (0.5, 99.8)) if plane.size else (0.0, 0.0)
-    top = max(float(high), float(plane.max(initial=0)) * 0.5 + float(high) * 0.5)
-    if not np.isfinite(top - low) or top <= low:
+    if not plane.size or not np.isfinite(plane).all():
         return
-    image = np.clip((plane - low) / (top - low), 0, 1).astype(np.float32)
+    low, high = (float(end) for end in np.percentile(plane, (0.5, 99.5)))
+    # Text may be the few brightest or darkest pixels of all; a single hot pixel must not rule.
+    low, high = (low + float(plane.min())) / 2, (high + float(plane.max())) / 2
+    if high <= low:
+        return
+    image = np.clip((plane - low) / (high - low), 0, 1).astype(np.float32)
     for step in range(_SIZES):
         if min(image.shape) < _SMALLEST_SIDE:
             return

@@ -1,7 +1,6 @@
 """The pixels of a data set, frame by frame, each as grey planes in which text can be looked for."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import cast
 
@@ -21,7 +20,7 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
-from wardround.datasets.deidentify.reading import BROKEN
+from wardround.datasets.deidentify.reading import BROKEN, quiet
 from wardround.datasets.deidentify.streams import blank_comments
 from wardround.datasets.errors import Refused
 
@@ -60,9 +59,10 @@ def check_size(dataset: Dataset, limit: int) -> None:
 
 
 def tidy_pixels(dataset: Dataset, syntax: UID) -> int:
-    """Take out of the pixel element what is no pixel; return how many bytes or frames changed.
+    """Take out of the pixel element what is no pixel; return how many parts changed.
 
-    Native: bytes after the last frame. Compressed: comments, application data and trailing bytes.
+    Native: bytes after the last frame and bits above those stored. Compressed: comments,
+    application data and trailing bytes.
     Raises Refused ("truncated" or "pixels_unreadable").
     """
     if not syntax.is_encapsulated:
@@ -93,11 +93,28 @@ def _trim(dataset: Dataset, keyword: str) -> int:
     content = dataset[keyword].value
     if not isinstance(content, bytes) or len(content) < expected:
         raise Refused("truncated", "fewer pixels than the header says")
-    extra = len(content) - expected
-    if any(content[expected:]):
-        dataset[keyword].value = content[:expected] + b"\0" * (expected % 2)
-        return extra
+    pixels_only = content[:expected]
+    if keyword == "PixelData":
+        pixels_only = _mask_unused_bits(dataset, pixels_only)
+    if pixels_only != content[:expected] or any(content[expected:]):
+        dataset[keyword].value = pixels_only + b"\0" * (expected % 2)
+        return 1
     return 0
+
+
+def _mask_unused_bits(dataset: Dataset, content: bytes) -> bytes:
+    """Clear what stands above Bits Stored: old files keep overlays there (PS3.5 section 8.1.2)."""
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    if stored >= allocated or int(dataset.HighBit) != stored - 1 or allocated not in (8, 16, 32):
+        return content
+    little = dataset.original_encoding[1] is not False
+    kind = "i" if int(dataset.get("PixelRepresentation", 0)) else "u"
+    whole = np.frombuffer(content, f"{'<' if little else '>'}{kind}{allocated // 8}")
+    if kind == "u":
+        return bytes((whole & whole.dtype.type((1 << stored) - 1)).tobytes())
+    # Shifted up and down again, the sign fills the unused bits, as it should have.
+    spare = whole.dtype.type(allocated - stored)
+    return bytes(((whole << spare) >> spare).astype(whole.dtype).tobytes())
 
 
 def grey_planes(dataset: Dataset) -> Iterator[Plane]:
@@ -108,8 +125,7 @@ def grey_planes(dataset: Dataset) -> Iterator[Plane]:
     colour = str(dataset.get("PhotometricInterpretation", ""))
     expected, seen = frame_count(dataset), 0
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             for frame in iter_pixels(dataset, raw=True):
                 yield from _planes(np.asarray(frame), colour, dataset)
                 seen += 1

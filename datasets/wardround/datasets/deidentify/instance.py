@@ -1,7 +1,6 @@
 """One DICOM file: read, gated, cleaned, marked, written, and looked through once more."""
 
 import io
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -16,7 +15,7 @@ from wardround.datasets.deidentify.frames import check_size, has_pixels, tidy_pi
 from wardround.datasets.deidentify.gate import check_header, check_pixels
 from wardround.datasets.deidentify.profile import Profile
 from wardround.datasets.deidentify.pseudonyms import Pseudonyms
-from wardround.datasets.deidentify.reading import BROKEN, Content, parse
+from wardround.datasets.deidentify.reading import Content, parse, quiet
 from wardround.datasets.deidentify.table import Option
 from wardround.datasets.errors import DeidentificationError, Refused
 
@@ -44,14 +43,16 @@ def deidentify(
 
     Raises Refused, with a reason of `reasons.REASONS`, for whatever is not surely safe.
     """
-    dataset = parse(content)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _deidentify(dataset, profile, pseudonyms, content.sha256 if distinct else "")
+        with quiet():
+            return _deidentify(
+                parse(content), profile, pseudonyms, content.sha256 if distinct else ""
+            )
     except (Refused, DeidentificationError):
         raise
-    except (*BROKEN, RuntimeError, MemoryError) as error:
+    except Exception as error:
+        # Whatever a broken file makes a library raise, the file is refused, and its values, which
+        # the library's message may quote, go nowhere.
         raise Refused("malformed", type(error).__name__) from None
 
 

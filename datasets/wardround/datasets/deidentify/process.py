@@ -16,7 +16,7 @@ from wardround.datasets.deidentify import instance
 from wardround.datasets.deidentify.journal import Journal
 from wardround.datasets.deidentify.profile import Profile
 from wardround.datasets.deidentify.pseudonyms import Pseudonyms, key_id
-from wardround.datasets.deidentify.reading import hash_file, quiet_pydicom, read_content
+from wardround.datasets.deidentify.reading import hash_file, read_content
 from wardround.datasets.deidentify.report import Outcome, Report
 from wardround.datasets.errors import DeidentificationError, Refused
 
@@ -213,7 +213,6 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    quiet_pydicom()
     logging.disable(logging.CRITICAL)
 
 

@@ -7,13 +7,16 @@ import stat
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import config
+from pydicom._uid_dict import UID_dictionary
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import _read_file_meta_info, dcmread, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -32,11 +35,13 @@ BROKEN = (
     struct.error,
     RecursionError,
     InvalidDicomError,
+    BytesLengthException,
     zlib.error,
 )
 _CHUNK = 1 << 20
 _MAX_EXPANSION = 64 << 20
 _CMS = bytes.fromhex("06092a864886f70d0107")  # DER of the object identifiers of CMS (RFC 5652)
+_PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -103,11 +108,9 @@ def parse(content: Content) -> FileDataset:
         raise Refused("not_dicom", "no DICOM header")
     try:
         _check_expansion(data)
-        # Values of a patient's file must not reach a warning or a log.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             dataset = dcmread(io.BytesIO(data), force=True)
-            _check_complete(dataset)
+            _check_complete(dataset, data)
     except BROKEN as error:
         kind = "truncated" if isinstance(error, EOFError) else "malformed"
         raise Refused(kind, type(error).__name__) from None
@@ -125,8 +128,7 @@ def _looks_like_dicom(data: bytes) -> bool:
 
 def _check_expansion(data: bytes) -> None:
     file = io.BytesIO(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         read_preamble(file, force=True)
         meta = _read_file_meta_info(file)
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
@@ -143,8 +145,8 @@ def _check_expansion(data: bytes) -> None:
         raise Refused("truncated", "the deflated data set ends early")
 
 
-def _check_complete(dataset: FileDataset) -> None:
-    """See that each value is as long as its header said."""
+def _check_complete(dataset: FileDataset, data: bytes) -> None:
+    """See that each value is as long as its header said, and that nothing half-said is left."""
     elements = list(dataset.values())
     if not elements:
         raise Refused("truncated", "no attributes after the header")
@@ -155,8 +157,29 @@ def _check_complete(dataset: FileDataset) -> None:
             and len(element.value or b"") != element.length
         ):
             raise Refused("truncated", "a value ends before its length")
+    last = elements[-1]
+    deflated = dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    # pydicom takes fewer than 8 bytes, too few for one more header, as the end of the file.
+    if (
+        isinstance(last, RawDataElement)
+        and last.length != 0xFFFFFFFF
+        and not deflated
+        and any(data[last.value_tell + last.length :])
+    ):
+        raise Refused("truncated", "the file ends inside an attribute's header")
+    kind = UID_dictionary.get(str(dataset.get("SOPClassUID", "")).strip(" \0"), ("",))[0]
+    if "Image Storage" in kind and not any(tag in dataset for tag in _PIXELS):
+        raise Refused("truncated", "an image object without its pixels")
 
 
-def quiet_pydicom() -> None:
-    """Keep pydicom from writing values of a file to its log, in this process."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings and log lines, which quote values of a patient's file, unsaid."""
+    before = config.logger.disabled
     config.logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        config.logger.disabled = before

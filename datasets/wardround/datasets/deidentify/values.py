@@ -1,12 +1,31 @@
 """Small questions about the value of an element: its VR, its strings, whether it may stay."""
 
 import re
+import struct
 from collections.abc import Iterable, Iterator
 
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
+
+from wardround.datasets.errors import Refused
+
+MAX_DEPTH = 64
+# What pydicom raises for a value it cannot decode.
+UNDECODABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    NotImplementedError,
+    OverflowError,
+    EOFError,
+    struct.error,
+    BytesLengthException,
+)
 
 BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 TEMPORAL = frozenset({"DA", "DT", "TM"})
@@ -22,8 +41,13 @@ _FAMILIES = (
 # DICOM form, a date or a number of eight digits and more, a UID.
 _TELLTALE = re.compile(
     r"@|\^|\d{8}|\d{4}[-./]\d{2}[-./]\d{2}|\d{1,2}[-./]\d{1,2}[-./]\d{4}|"
-    r"\d+(?:\.\d+){4}"
+    r"\d+(?:\.\d+){5}"
 )
+_WRITTEN = {
+    "DS": re.compile(r"\s*(?:[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)?\s*"),
+    "IS": re.compile(r"\s*(?:[+-]?\d+(?:\.0*)?)?\s*"),
+    "AS": re.compile(r"\s*(?:\d{3}[DWMY])?\s*"),
+}
 # Codes are numbers of many digits by nature (SNOMED CT has up to 18).
 _CODES = frozenset({0x00080100, 0x00080102, 0x00080103, 0x00080119})
 
@@ -59,6 +83,12 @@ def strings(element: DataElement) -> Iterator[str]:
             yield str(one)
 
 
+def well_formed(element: DataElement) -> bool:
+    """Tell whether a number or an age written as text is one: free text hides there otherwise."""
+    pattern = _WRITTEN.get(element.VR)
+    return pattern is None or all(pattern.fullmatch(value) for value in strings(element))
+
+
 def empty(element: DataElement) -> bool:
     """Tell whether the element has no value."""
     value = element.value
@@ -72,7 +102,13 @@ def telltale(tag: int, value: str) -> bool:
 
 def nested_strings(item: Dataset, depth: int = 0) -> Iterator[tuple[DataElement, str]]:
     """Yield every string in a data set and the items of its sequences, with its element."""
-    for element in item:
+    if depth > MAX_DEPTH:
+        raise Refused("malformed", f"sequences are nested deeper than {MAX_DEPTH} levels")
+    for tag in item.keys():  # noqa: SIM118  # a data set iterates over elements, not keys
+        try:
+            element = item[tag]
+        except UNDECODABLE:
+            continue
         if element.VR == "SQ":
             for inner in element.value or ():
                 yield from nested_strings(inner, depth + 1)
