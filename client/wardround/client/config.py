@@ -185,7 +185,7 @@ def create(folder: Path, name: str, organisation: str) -> Home:
     With WARDROUND_PASSPHRASE set, the signing keys are locked with it. Raises ConfigInvalid when
     the folder holds a site already.
     """
-    from wardround.client.supernode import create_supernode_key
+    from wardround.client.supernode import create_node_key
 
     check_site_name(name)
     if (folder / "site.toml").exists():
@@ -197,7 +197,7 @@ def create(folder: Path, name: str, organisation: str) -> Home:
     FileSigner.create(folder / "identity.key", _passphrase())
     FileSigner.create(folder / "witness.key", _passphrase())
     write_private(folder / "data.key", secrets.token_bytes(32))
-    create_supernode_key(folder / "supernode.key", folder / "supernode.pub")
+    (folder / "supernode.pub").write_bytes(create_node_key(folder / "supernode.key"))
     (folder / "rounds").mkdir(mode=0o700)
     (folder / "site.toml").write_text(SITE.format(name=name, organisation=organisation))
     (folder / "policy.toml").write_text(POLICY)

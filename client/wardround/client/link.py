@@ -6,6 +6,7 @@ what was pinned at `join`: TLS against the coordinator's own authority, the log 
 
 import ssl
 import time
+from typing import Protocol
 
 import httpx
 from cryptography import x509
@@ -52,8 +53,15 @@ def enrol(token: JoinToken, authority: bytes, envelope: Envelope) -> None:
     _call(token.url, _context(authority), "POST", f"{API}/enrol", body, {})
 
 
-class Link:
-    """Signed calls of one enrolled site."""
+class Link(Protocol):
+    """How a site reaches its coordinator between runs."""
+
+    def sync(self, head: SiteHead) -> tuple[LogHead, str]:
+        """Tell where the site stands; return the log's head and the site's status."""
+
+
+class HttpLink:
+    """Signed calls of one enrolled site over TLS."""
 
     def __init__(self, home: Home, pins: Pins, signer: Signer) -> None:
         self._home = home

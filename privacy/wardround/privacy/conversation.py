@@ -62,11 +62,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a site answers: parts, where it stands in the log, or why it refuses (one line)."""
+    """What a site answers: parts, where it stands in the log, or why it refuses (one line).
+
+    `stale` says that it only needs the log from where its head says it stands.
+    """
 
     parts: Mapping[str, bytes] = field(repr=False)
     head: SiteHead | None = field(default=None, repr=False)
     refusal: str = ""
+    stale: bool = False
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
@@ -75,6 +79,7 @@ class Answer:
                 "parts": _encode(self.parts),
                 "head": self.head.to_json() if self.head else None,
                 "refusal": self.refusal,
+                "stale": self.stale,
             }
         )
 
@@ -82,11 +87,15 @@ class Answer:
     def from_bytes(cls, data: bytes) -> "Answer":
         """Read what `to_bytes` wrote; MalformedData for anything else."""
         value = canonical.loads_object(data)
-        refusal = value.get("refusal")
-        if set(value) != {"parts", "head", "refusal"} or not isinstance(refusal, str):
-            raise MalformedData("an answer has exactly parts, head and refusal")
+        refusal, stale = value.get("refusal"), value.get("stale")
+        if (
+            set(value) != {"parts", "head", "refusal", "stale"}
+            or not isinstance(refusal, str)
+            or not isinstance(stale, bool)
+        ):
+            raise MalformedData("an answer has exactly parts, head, refusal and stale")
         head = SiteHead.from_json(value["head"]) if value["head"] is not None else None
-        return cls(_decode(value["parts"]), head, refusal)
+        return cls(_decode(value["parts"]), head, refusal, stale)
 
     def part(self, name: str) -> bytes:
         """Return the part `name`; MalformedData when the answer lacks it."""

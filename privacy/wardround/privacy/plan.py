@@ -44,12 +44,15 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is learnt. `input_shape` is (channels, height, width[, depth]) or (features,)."""
+    """What is learnt. `input_shape` is (channels, height, width[, depth]) or (features,).
+
+    `loss` names a loss of the catalogue; empty: the usual one of the task.
+    """
 
     kind: Literal["image-classification-2d", "segmentation-3d", "tabular"]
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
-    loss: str = "cross_entropy"
+    loss: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,10 @@ CONFIG = """\
 origin = "{origin}"
 
 # Where hospitals reach this coordinator: only Flower's Fleet API and enrolment, over TLS.
+# `host` is the name in the certificate and in join tokens; `bind` the address to listen on.
 [public]
 host = "{host}"
+bind = "{bind}"
 port = {port}
 
 # Flower's Control and Runtime APIs. Loopback only; both ask for a token all the same.
@@ -57,6 +59,7 @@ class Home:
     folder: Path
     origin: str
     host: str
+    bind: str
     port: int
     internal_port: int
     database_url: str
@@ -89,8 +92,13 @@ class Home:
 
     @property
     def blobs(self) -> Path:
-        """Content-addressed store of masked uploads and models."""
+        """Content-addressed store of masked uploads."""
         return self.folder / "blobs"
+
+    @property
+    def models(self) -> Path:
+        """Content-addressed store of global models and the optimiser's state."""
+        return self.folder / "models"
 
     @property
     def flower(self) -> Path:
@@ -108,7 +116,9 @@ def default_home() -> Path:
     return Path(os.environ.get("WARDROUND_COORDINATOR_HOME", "coordinator"))
 
 
-def create(folder: Path, *, origin: str, host: str, port: int, internal_port: int) -> Home:
+def create(
+    folder: Path, *, origin: str, host: str, bind: str, port: int, internal_port: int
+) -> Home:
     """Make the coordinator's folder: keys, authority, certificate, config.toml.
 
     Raises ConfigInvalid when the folder holds a coordinator already.
@@ -126,7 +136,9 @@ def create(folder: Path, *, origin: str, host: str, port: int, internal_port: in
     write_private(folder / "tls.key", server.key_pem)
     (folder / "tls.pem").write_bytes(server.certificate_pem + authority.certificate_pem)
     (folder / "config.toml").write_text(
-        CONFIG.format(origin=origin, host=host, port=port, internal_port=internal_port)
+        CONFIG.format(
+            origin=origin, host=host, bind=bind, port=port, internal_port=internal_port
+        )
     )
     return load(folder)
 
@@ -150,6 +162,7 @@ def load(folder: Path) -> Home:
             folder=folder.resolve(),
             origin=str(table["origin"]),
             host=str(table["public"]["host"]),
+            bind=str(table["public"]["bind"]),
             port=_port(table["public"]["port"]),
             internal_port=_port(table["internal"]["port"]),
             database_url=str(table["database"]["url"])

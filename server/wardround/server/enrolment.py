@@ -21,6 +21,7 @@ from wardround.privacy.joining import JoinToken
 from wardround.privacy.records import one_line
 from wardround.privacy.statements import FIRST, Envelope
 from wardround.server.audit import AuditLog
+from wardround.server.database import READ_ONLY
 from wardround.server.errors import EnrolmentError
 from wardround.server.federation import read_federation
 from wardround.server.operations import JoinRequest
@@ -48,6 +49,7 @@ class Enrolment:
 
     def __init__(self, engine: Engine, log: AuditLog) -> None:
         self._engine = engine
+        self._reader = engine.execution_options(**READ_ONLY)
         self.log = log
 
     def federation(self) -> Federation:
@@ -113,18 +115,18 @@ class Enrolment:
 
     def approve(self, site: str, actor: str) -> SiteKeys:
         """Log the enrolment of a pending site; from then on it takes part."""
-        with Session(self._engine) as database:
-            row = database.scalars(
-                select(JoinRequest).where(JoinRequest.site == site, JoinRequest.status == "pending")
-            ).one_or_none()
-            if row is None:
-                raise EnrolmentError(f"no request of {site[:40]!r} waits for approval")
-            envelope = Envelope.from_bytes(row.envelope)
-            event = _read_enrolment(envelope, self.log.log)
-            self.log.append([envelope], actor=actor)
-            self.log.checkpoint()
-            row.status = "approved"
-            database.commit()
+        waiting = (JoinRequest.site == site, JoinRequest.status == "pending")
+        with Session(self._reader) as database:
+            row = database.scalars(select(JoinRequest).where(*waiting)).one_or_none()
+        if row is None:
+            raise EnrolmentError(f"no request of {site[:40]!r} waits for approval")
+        envelope = Envelope.from_bytes(row.envelope)
+        event = _read_enrolment(envelope, self.log.log)
+        # The log first: appending the same statement again changes nothing, should we die here.
+        self.log.append([envelope], actor=actor)
+        self.log.checkpoint()
+        with Session(self._engine) as database, database.begin():
+            database.get_one(JoinRequest, row.id).status = "approved"
         return site_keys(event)
 
     def revoke(self, site: str, reason: str, actor: str, compromised_since_ms: int = 0) -> None:
@@ -145,7 +147,7 @@ class Enrolment:
         }
         for site in federation.revoked:
             rows.setdefault(site, SiteRow(site, "revoked", "", None))
-        with Session(self._engine) as database:
+        with Session(self._reader) as database:
             for request in database.scalars(select(JoinRequest).order_by(JoinRequest.id)):
                 if request.status == "offered":
                     rows.setdefault(request.site, SiteRow(request.site, "token made", "", None))

@@ -6,6 +6,7 @@ WardroundError
     +-- EnrolmentError          a token, a site or an approval that does not fit
     +-- StudyError              a study that is unknown or not in the state asked for
     +-- RoundAborted            a round that cannot be finished; the run may try again
+    +-- RunStopped              an operator stopped the run
     +-- LinkError               Flower's server inside the coordinator
         +-- FlowerRefused       it said no
         +-- FlowerUnreachable   nobody answers on its loopback port
@@ -36,6 +37,10 @@ class EnrolmentError(ServerError):
 
 class StudyError(ServerError):
     """A study that is unknown or not in the state asked for."""
+
+
+class RunStopped(ServerError):
+    """An operator stopped the run."""
 
 
 class RoundAborted(ServerError):

@@ -31,8 +31,9 @@ class RunRecord(Base):
     """One run of a study and its checkpoint: what a restarted coordinator goes on from.
 
     `status`: requested, running, stopping, completed, stopped, failed. `round` is the last done
-    round, `attempt` the newest attempt at the one after it; `model` the digest of the model
-    after `round`, in the blob store. `aggregator` is the protocol's saved state of the set-up.
+    round, `attempt` the newest attempt at the one after it. `model` and `optimiser` are digests in
+    the store of models: the model after `round`, and the state its optimiser goes on from.
+    `aggregator` is the protocol's saved state of the set-up.
     """
 
     __tablename__ = "run"
@@ -43,6 +44,7 @@ class RunRecord(Base):
     round: Mapped[int]
     attempt: Mapped[int]
     model: Mapped[str]
+    optimiser: Mapped[str]
     aggregator: Mapped[bytes] = mapped_column(LargeBinary)
     note: Mapped[str]
     created_ms: Mapped[int] = mapped_column(BigInteger)

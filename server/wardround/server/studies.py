@@ -15,6 +15,7 @@ from wardround.privacy.federation import StudyState
 from wardround.privacy.identity import Signer
 from wardround.privacy.plan import SignedPlan, StudyPlan, decimal_text
 from wardround.server.audit import AuditLog
+from wardround.server.database import READ_ONLY
 from wardround.server.errors import StudyError
 from wardround.server.federation import read_federation
 from wardround.server.operations import RunRecord
@@ -43,6 +44,7 @@ class Studies:
 
     def __init__(self, engine: Engine, log: AuditLog) -> None:
         self._engine = engine
+        self._reader = engine.execution_options(**READ_ONLY)
         self._log = log
 
     def create(self, plan: StudyPlan, signer: Signer, actor: str) -> SignedPlan:
@@ -119,6 +121,7 @@ class Studies:
                     round=0,
                     attempt=0,
                     model="",
+                    optimiser="",
                     aggregator=b"",
                     note="",
                     created_ms=now,
@@ -138,7 +141,7 @@ class Studies:
 
     def newest_run(self, study: str) -> RunRecord | None:
         """Return the newest run of a study, or None."""
-        with Session(self._engine, expire_on_commit=False) as database:
+        with Session(self._reader, expire_on_commit=False) as database:
             return database.scalars(
                 select(RunRecord)
                 .where(RunRecord.study == study)
@@ -148,7 +151,7 @@ class Studies:
 
     def run(self, run: str) -> RunRecord:
         """Return a run; StudyError when there is none of that id."""
-        with Session(self._engine, expire_on_commit=False) as database:
+        with Session(self._reader, expire_on_commit=False) as database:
             found = database.get(RunRecord, run)
         if found is None:
             raise StudyError(f"there is no run {run[:60]!r}")
@@ -156,7 +159,7 @@ class Studies:
 
     def unfinished(self) -> list[RunRecord]:
         """Return every run that was asked for and has not ended."""
-        with Session(self._engine, expire_on_commit=False) as database:
+        with Session(self._reader, expire_on_commit=False) as database:
             return list(
                 database.scalars(
                     select(RunRecord)

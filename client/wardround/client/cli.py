@@ -1,0 +1,125 @@
+"""`wardround-site`: what a hospital's operator types.
+
+Exit codes: 0 done; 1 it did not work, the last line says why and what to do; 2 wrong usage.
+Colours are off with NO_COLOR or when the output is not a terminal.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wardround.client import config
+from wardround.client.ledger_cli import app as ledger_app
+from wardround.client.plan_cli import app as plan_app
+from wardround.client.study_cli import policy_app, study_app
+from wardround.datasets.data_cli import app as data_app
+from wardround.privacy.errors import WardroundError
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+app.add_typer(data_app, name="data", help="Data sets: add, list, check, show, deidentify.")
+app.add_typer(study_app, name="study", help="Studies: review, approve, refuse.")
+app.add_typer(policy_app, name="policy", help="What this site admits: show, check.")
+app.add_typer(plan_app, name="plan", help="What a plan costs; drafts of plans.")
+app.add_typer(ledger_app, name="ledger", help="The privacy budget, spent and left.")
+
+out = Console(highlight=False)
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="WARDROUND_SITE_HOME", help="The site's folder.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+DEFAULT_HOME = Path("site")
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The site's name: a-z, 0-9 and inner hyphens.")],
+    organisation: Annotated[str, typer.Option(help="Who runs it, as reports show it.")] = "",
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Make the site's folder: its keys, site.toml and a policy that admits nothing."""
+    site = config.create(home, name, organisation or name)
+    out.print(f"Site [bold]{site.name}[/] made in {home}")
+    out.print(f"  keys         {site.public_keys().fingerprint()}  (never leave this folder)")
+    out.print("  site.toml    name, threads, device")
+    out.print("  policy.toml  what this site takes part in: nothing yet")
+    out.print("Next: ask the coordinator for a join token, then: wardround-site join TOKEN")
+
+
+@app.command()
+def join(
+    token: Annotated[str, typer.Argument(help="The one-time token from the coordinator.")],
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Join a coordinator: pin its keys, hand over this site's public keys."""
+    from wardround.client.joining import join as join_coordinator
+
+    joined = join_coordinator(config.load(home), token)
+    out.print("Request sent. Compare both fingerprints by phone before the officer approves:")
+    out.print(f"  this site    [bold]{joined.site_fingerprint}[/]")
+    out.print(f"  coordinator  [bold]{joined.coordinator_fingerprint}[/]  ({joined.url})")
+    out.print("Then: wardround-site status")
+
+
+@app.command()
+def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Show enrolment, the log's state, studies and runs."""
+    from wardround.client.site import Site
+
+    with Site.open(config.load(home)) as site:
+        report = site.status()
+    if as_json:
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in report.items():
+        table.add_row(key.replace("_", " "), str(value))
+    out.print(table)
+
+
+@app.command()
+def start(home: HomeOption = DEFAULT_HOME) -> None:
+    """Run the site: a supervised SuperNode and the runner of the locally installed app."""
+    from wardround.client.service import serve
+
+    serve(config.load(home))
+
+
+@app.command()
+def log(
+    home: HomeOption = DEFAULT_HOME,
+    last: Annotated[int, typer.Option(help="How many entries to show.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Show this site's own copy of the log, checked when it came."""
+    from wardround.client.site import Site
+
+    with Site.open(config.load(home)) as site:
+        rows = site.log_rows(last)
+    if as_json:
+        for row in rows:
+            sys.stdout.write(json.dumps(row) + "\n")
+        return
+    table = Table("entry", "time", "kind", "site", "round", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(row[key]) for key in ("entry", "time", "kind", "site", "round")))
+    out.print(table)
+
+
+def main() -> None:
+    """Run the command line; a person's mistake ends in one line and exit code 1."""
+    try:
+        app()
+    except WardroundError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[bold red]error:[/] {error}", markup=True
+        )
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

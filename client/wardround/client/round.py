@@ -1,0 +1,374 @@
+"""One site's part in a run: what it does with each request of the coordinator.
+
+    hello      plan and policy checked, fresh keys        -> key advert
+    book       every peer's key against the witnessed log -> signed approval of the book
+    task       log and receipts, budget, training         -> masked update
+    survivors  who is in the sum                          -> signature
+    open       t signatures                               -> recovery shares
+    close      the final model                            -> closing statement
+
+Before each step the site takes in the log's newest checkpoint and insists on the receipts for
+what it said before. Privacy is reserved before training and committed before anything leaves.
+"""
+
+import hashlib
+import logging
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from wardround.client.config import Home
+from wardround.client.database import session
+from wardround.client.errors import ClientError, ProofStale, Refused
+from wardround.client.site import Site
+from wardround.client.spend import Reservation, Spend
+from wardround.client.state import (
+    RunState,
+    RunStore,
+    TrainedUpdate,
+    drop_updates,
+    load_update,
+    save_update,
+)
+from wardround.client.trainer import Trainer, set_threads
+from wardround.privacy.conversation import Answer, Ask, Kind
+from wardround.privacy.errors import MalformedData, PrivacyError, WardroundError
+from wardround.privacy.events import PrivacySpend, RecoveryShare, Refusal, Update
+from wardround.privacy.model import Vector, model_digest
+from wardround.privacy.plan import StudyPlan
+from wardround.privacy.planned import PlannedSpend
+from wardround.privacy.records import one_line
+from wardround.privacy.run_spec import exchange_rounds, make_run_spec
+from wardround.privacy.secagg.codec import decode, encode
+from wardround.privacy.secagg.messages import (
+    Confirmation,
+    KeyBook,
+    Quorum,
+    Survivors,
+    Task,
+    Upload,
+)
+from wardround.privacy.secagg.parameters import SignedRunSpec
+from wardround.privacy.secagg.participant import Participant
+from wardround.privacy.secagg.quantization import Contribution
+
+logger = logging.getLogger(__name__)
+OUTSIDE = "held-out counts of evaluation, in the masked sum only"
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run that this process works on."""
+
+    plan: StudyPlan
+    participant: Participant
+    trainer: Trainer
+    dataset: str
+
+
+@dataclass(slots=True)
+class RoundHandler:
+    """Answers the coordinator's requests for one site; the site runner calls it."""
+
+    home: Home
+    site: Site
+    _runs: dict[str, _Run] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        set_threads(self.home.threads)
+
+    def __call__(
+        self, kind: str, body: bytes, payload: bytes | None
+    ) -> tuple[str, bytes, bytes | None]:
+        """Answer one request. A refusal is an answer too, signed and with its rule."""
+        ask = Ask.from_bytes(body)
+        try:
+            if ask.head is not None:
+                self.site.witness.accept(ask.head)
+            answer, data = self._answer(Kind(kind), ask, payload)
+        except ProofStale as error:
+            # The coordinator takes this site to stand elsewhere; the head below tells it where.
+            answer, data = Answer({}, refusal=str(error), stale=True), None
+        except Refused as error:
+            self._state_refusal(ask, error)
+            answer, data = Answer({}, refusal=str(error)), None
+        except (WardroundError, ValueError) as error:
+            logger.warning("%s of %s: %s", kind, ask.run, error)
+            answer, data = Answer({}, refusal=_reason(error)), None
+        if answer.refusal and not answer.stale:
+            logger.warning("refused %s: %s", kind, answer.refusal)
+        said = replace(answer, head=self.site.witness.head(), refusal=one_line(answer.refusal))
+        return kind, said.to_bytes(), data
+
+    def _answer(self, kind: Kind, ask: Ask, payload: bytes | None) -> tuple[Answer, bytes | None]:
+        if kind is Kind.HELLO:
+            return self._hello(ask), None
+        run = self._run(ask.run)
+        if kind is Kind.BOOK:
+            ack = run.participant.accept_book(decode(KeyBook, ask.part("book")))
+            return Answer({"ack": encode(ack)}), None
+        if kind is Kind.TASK:
+            return self._task(run, ask, _vector(payload))
+        if kind is Kind.SURVIVORS:
+            signature = run.participant.accept_survivors(decode(Survivors, ask.part("survivors")))
+            return Answer({"signature": encode(signature)}), None
+        if kind is Kind.OPEN:
+            return self._open(run, ask), None
+        return self._close(run, ask, _vector(payload)), None
+
+    # -- once a run -----------------------------------------------------------------------------
+
+    def _hello(self, ask: Ask) -> Answer:
+        """Check everything of the run against what was approved, then make fresh keys."""
+        signed = decode(SignedRunSpec, ask.part("spec"))
+        if signed.spec.run != ask.run:
+            raise Refused("run", "the run spec is of another run than the request")
+        if self.site.witness.position().mirrored < self.site.witness.position().size:
+            self.site.sync()
+        self.site.check_ledger()
+        plan, dataset, trainer = self._admitted(signed)
+        with session(self.site.engine) as database:
+            if database.get(RunState, ask.run) is None:
+                database.add(
+                    RunState(
+                        run=ask.run,
+                        study=plan.study.id,
+                        plan_digest=plan.digest(),
+                        spec=encode(signed),
+                        participant=b"",
+                        phase="setting up",
+                        round=0,
+                        attempt=0,
+                        updated_ms=_now_ms(),
+                    )
+                )
+        participant = self._participant(signed, b"")
+        advert = participant.advertise()
+        self._runs[ask.run] = _Run(plan, participant, trainer, dataset)
+        logger.info(
+            "run %s of %s: %s tensors, %s numbers leave masked each round",
+            *(ask.run, plan.study.id, len(plan.model.tensors), plan.dimension),
+        )
+        return Answer({"advert": encode(advert)})
+
+    def _admitted(self, signed: SignedRunSpec) -> tuple[StudyPlan, str, Trainer]:
+        """Return plan, data set and trainer of a run this site may take part in."""
+        digest = signed.spec.study.hex()
+        study = self.site.federation().study_of_digest(digest)
+        if study is None:
+            raise Refused("plan", "the log holds no plan of this digest; it may have been replaced")
+        plan = study.signed_plan.open(self.site.pins.coordinator_public)
+        if not self.site.approved(digest):
+            raise Refused(
+                "approval",
+                f"this plan ({digest[:12]}) is not approved here; at the site: "
+                f"wardround-site study review {plan.study.id}",
+            )
+        admission, cohort = self.site.check_plan(plan)
+        roster = self.site.federation().roster(plan.participants.sites)
+        if make_run_spec(plan, signed.spec.run, roster) != signed.spec:
+            raise Refused("run_spec", "the run differs from the approved plan")
+        if not self.site.forecast(plan, cohort.pseudonym).accounts:
+            raise Refused("budget", f"the data set {admission.data} has no privacy budget")
+        return plan, cohort.pseudonym, Trainer.open(plan, cohort, self.home.device)
+
+    def _run(self, run: str) -> _Run:
+        """Return a run that this site takes part in, from the database after a restart."""
+        if run not in self._runs:
+            with session(self.site.engine) as database:
+                row = database.get(RunState, run)
+                if row is None or not row.participant:
+                    raise Refused("run", f"this site takes no part in the run {run[:60]}")
+                spec, saved = decode(SignedRunSpec, row.spec), row.participant
+            plan, dataset, trainer = self._admitted(spec)
+            self._runs[run] = _Run(plan, self._participant(spec, saved), trainer, dataset)
+        return self._runs[run]
+
+    def _participant(self, signed: SignedRunSpec, saved: bytes) -> Participant:
+        roster = self.site.federation().roster(signed.spec.participants)
+        store = RunStore(self.site.engine, signed.spec.run)
+        common = (signed, self.home.name, self.site.identity, roster)
+        public = self.site.pins.coordinator_public
+        if saved:
+            return Participant.restore(saved, *common, public, store)
+        return Participant(*common, public, store)
+
+    # -- each round -----------------------------------------------------------------------------
+
+    def _task(self, run: _Run, ask: Ask, vector: Vector) -> tuple[Answer, bytes]:
+        task = decode(Task, ask.part("task"))
+        self.site.witness.require_receipts()
+        if not run.participant.ready:
+            run.participant.confirm(decode(Confirmation, ask.part("confirmation")))
+        digest = model_digest(vector)
+        run.participant.check_task(task, bytes.fromhex(digest))
+        contribution = self._contribution(run, ask.run, task, vector, digest)
+        upload, masked = run.participant.begin_round(task, bytes.fromhex(digest), contribution)
+        data = masked.tobytes()
+        self._state_update(run, ask.run, task, upload, data)
+        drop_updates(self.home.scratch, ask.run, task.round)
+        self._mark(ask.run, "in a round", task.round, task.attempt)
+        return Answer({"upload": encode(upload)}), data
+
+    def _contribution(
+        self, run: _Run, name: str, task: Task, vector: Vector, digest: str
+    ) -> Contribution:
+        """Return what this site adds, paid for: an earlier attempt's update, or a new one.
+
+        The update is on disk before the ledger commits, and the ledger commits before the update
+        can leave; a crash in between is made good by the next attempt.
+        """
+        trains = task.round < exchange_rounds(run.plan)
+        held = self._reserve(run, name, task.round) if trains else None
+        kept = load_update(self.home.scratch, name, task.round)
+        if kept is not None and kept.model_digest != digest:
+            raise Refused("model", "this round was trained from another model already")
+        if kept is None:
+            if isinstance(held, Spend):
+                raise Refused("spent", "this round was paid for already, and its update is gone")
+            kept = self._train(run, vector, digest, task.round, trains)
+            save_update(self.home.scratch, name, task.round, kept)
+        if held is not None:
+            self._commit(run, held, task)
+        return Contribution(kept.values, kept.weight, kept.counters)
+
+    def _train(
+        self, run: _Run, vector: Vector, digest: str, round_: int, trains: bool
+    ) -> TrainedUpdate:
+        """Evaluate the model that came and train from it; the last round only evaluates."""
+        counts = run.trainer.evaluate(vector)
+        if not trains:
+            return TrainedUpdate(digest, np.zeros_like(vector), 0, counts)
+        logger.info("round %s: training", round_)
+        values, weight = run.trainer.train(vector)
+        return TrainedUpdate(digest, values, weight, counts)
+
+    def _reserve(self, run: _Run, name: str, round_: int) -> Reservation | Spend:
+        held = self.site.ledger.reserve(
+            run=name,
+            study=run.plan.study.id,
+            dataset=run.dataset,
+            round=round_,
+            events=PlannedSpend.of_plan(run.plan).events_per_round(),
+        )
+        if isinstance(held, Reservation) and held.last_affordable:
+            logger.warning("this is the last round that the budget of the data set bears")
+        return held
+
+    def _commit(self, run: _Run, held: Reservation | Spend, task: Task) -> None:
+        """Commit the round's spend and sign it, each once."""
+        spend = held
+        if isinstance(spend, Reservation):
+            spend = self.site.ledger.commit(spend.id, spend.events)
+            logger.info(
+                "round %s: epsilon %s of %s spent on this data set",
+                *(task.round, spend.epsilon_after, spend.budget),
+            )
+        if not self.site.witness.stated(PrivacySpend.kind, spend.run, spend.round):
+            self.site.witness.statement(
+                spend.statement(
+                    attempt=task.attempt,
+                    clip=run.plan.privacy.clip,
+                    releases_outside=(OUTSIDE,),
+                )
+            )
+
+    def _state_update(self, run: _Run, name: str, task: Task, upload: Upload, data: bytes) -> None:
+        header = encode(upload.header)
+        self.site.witness.statement(
+            Update(
+                run=name,
+                round=task.round,
+                attempt=task.attempt,
+                context=task.context.hex(),
+                model_digest=task.model.hex(),
+                digest=hashlib.sha256(data).hexdigest(),
+                size=len(data),
+                header_digest=hashlib.sha256(header).hexdigest(),
+                header_size=len(header),
+                boxes_size=sum(map(len, upload.boxes)),
+                dimension=run.plan.dimension,
+                ring_bits=run.plan.secure_aggregation.ring_bits,
+                recipient=self.site.pins.origin,
+                encryption="secure aggregation over TLS 1.3",
+            )
+        )
+
+    def _open(self, run: _Run, ask: Ask) -> Answer:
+        quorum = decode(Quorum, ask.part("quorum"))
+        shares = run.participant.release_shares(quorum)
+        with session(self.site.engine) as database:
+            row = database.get_one(RunState, ask.run)
+            round_, attempt = row.round, row.attempt
+        self.site.witness.statement(
+            RecoveryShare(
+                run=ask.run,
+                round=round_,
+                attempt=attempt,
+                context=shares.context.hex(),
+                shares=encode(shares).hex(),
+            )
+        )
+        return Answer({"shares": encode(shares)})
+
+    def _close(self, run: _Run, ask: Ask, vector: Vector) -> Answer:
+        """Keep the final model, and say how far this site's statements go."""
+        folder = self.home.folder / "models"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        np.save(folder / f"{ask.run}.npy", vector, allow_pickle=False)
+        self.site.witness.require_receipts()
+        self.site.witness.closing(ask.run)
+        drop_updates(self.home.scratch, ask.run, exchange_rounds(run.plan) + 1)
+        self._mark(ask.run, "closed", exchange_rounds(run.plan), 0)
+        logger.info("run %s is over; the model is in models/%s.npy", ask.run, ask.run)
+        return Answer({})
+
+    # -- what is remembered ---------------------------------------------------------------------
+
+    def _mark(self, run: str, phase: str, round_: int, attempt: int) -> None:
+        with session(self.site.engine) as database:
+            row = database.get_one(RunState, run)
+            row.phase, row.round, row.attempt = phase, round_, attempt
+            row.updated_ms = _now_ms()
+
+    def _state_refusal(self, ask: Ask, error: Refused) -> None:
+        """Sign why this site refuses; the coordinator logs it, whoever asked."""
+        known = self._runs.get(ask.run)
+        digest = known.plan.digest() if known else _plan_digest(ask)
+        study = self.site.federation().study_of_digest(digest)
+        self.site.witness.statement(
+            Refusal(
+                study=study.planned.study if study else "unknown",
+                plan_digest=digest,
+                run=ask.run,
+                round=0,
+                attempt=0,
+                rule=error.rule,
+                reason=one_line(str(error)),
+            )
+        )
+
+
+def _plan_digest(ask: Ask) -> str:
+    """Return the plan digest that a request names, empty when it names none."""
+    if "spec" not in ask.parts:
+        return ""
+    return decode(SignedRunSpec, ask.parts["spec"]).spec.study.hex()
+
+
+def _reason(error: Exception) -> str:
+    """Return what may leave the site of an error: our own messages, of others only the kind."""
+    if isinstance(error, PrivacyError | ClientError):
+        return str(error)
+    return f"the site failed ({type(error).__name__}); its log says more"
+
+
+def _vector(payload: bytes | None) -> Vector:
+    if payload is None or len(payload) % 4:
+        raise MalformedData("the request brings no model")
+    return np.frombuffer(payload, dtype="<f4").astype(np.float32)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

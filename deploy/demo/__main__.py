@@ -1,0 +1,221 @@
+"""`make demo`: a whole federation on one machine, with the commands a person would type.
+
+A coordinator and three hospitals, each its own processes and its own folder under .demo, each with
+invented images. Everything the demo does is one of the commands it prints.
+
+    python -m deploy.demo [--folder .demo] [--rounds 5]
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+SITES = ("charite", "karolinska", "mayo")
+STUDY = "shapes"
+out = Console(highlight=False, soft_wrap=True)
+
+
+class DemoFailed(Exception):
+    """A command of the demo did not do what it should; its own last line says why."""
+
+
+class Demo:
+    """One federation in one folder. Processes it started end when it is left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bin = Path(sys.executable).parent
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+
+    def run(self, program: str, *arguments: str, quiet: bool = True) -> str:
+        """Type one command; return what it prints."""
+        if quiet:
+            out.print(f"[dim]$ {program} {' '.join(map(_shorten, arguments))}[/]")
+        done = subprocess.run(
+            [self.bin / program, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise DemoFailed(f"{program} {arguments[0]}: {done.stdout.strip()[-800:]}")
+        return done.stdout.strip()
+
+    def show(self, program: str, *arguments: str) -> int:
+        """Type one command and let it write to the terminal; return its exit code."""
+        out.print(f"[dim]$ {program} {' '.join(map(_shorten, arguments))}[/]")
+        return subprocess.run(
+            [self.bin / program, *arguments], cwd=self.folder, env=self.environment, check=False
+        ).returncode
+
+    def start(self, name: str, program: str, *arguments: str) -> None:
+        """Start a command that stays, its output in NAME.log."""
+        out.print(f"[dim]$ {program} {' '.join(map(_shorten, arguments))} &[/]")
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes.append(
+                subprocess.Popen(
+                    [self.bin / program, *arguments],
+                    cwd=self.folder,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+
+    def stop(self) -> None:
+        """End every process: sites first, then the coordinator."""
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in reversed(self.processes):
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def federation(folder: Path) -> Iterator[Demo]:
+    """A fresh folder and the processes in it."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+    demo = Demo(folder.resolve())
+    try:
+        yield demo
+    finally:
+        demo.stop()
+
+
+def free_port() -> int:
+    """Return a port on loopback that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def prepare(demo: Demo, rounds: int) -> None:
+    """Coordinator and sites made, joined, approved, with data, policy and an agreed plan."""
+    coordinator = ("--home", "coordinator")
+    public, internal = free_port(), free_port()
+    demo.run(
+        *("wardround-coordinator", "init", "--host", "127.0.0.1", "--port", str(public)),
+        *("--internal-port", str(internal), *coordinator),
+    )
+    demo.start("coordinator", "wardround-coordinator", "serve", *coordinator)
+    demo.run("wardround-coordinator", "status", "--wait", "60", *coordinator)
+    for number, site in enumerate(SITES):
+        home = ("--home", site)
+        demo.run("wardround-site", "init", site, *home)
+        token = demo.run("wardround-coordinator", "enrol", site, "--token-only", *coordinator)
+        demo.run("wardround-site", "join", token, *home)
+        demo.run("wardround-coordinator", "approve", site, "--yes", *coordinator)
+        make_data(demo.folder / f"{site}-images", number)
+        demo.run(
+            *("wardround-site", "data", "add", f"{site}-images", "--name", "shapes"),
+            *("--kind", "image-classification-2d", *home),
+        )
+        write_policy(demo.folder / site / "policy.toml")
+    demo.run(
+        *("wardround-site", "plan", "draft", "--task", "image-classification-2d"),
+        *("--study", STUDY, "--sites", ",".join(SITES), "--rounds", str(rounds)),
+        *("--output", "study.toml", "--home", SITES[0]),
+    )
+    demo.run("wardround-coordinator", "study", "create", "study.toml", *coordinator)
+    for site in SITES:
+        demo.run("wardround-site", "study", "approve", STUDY, "--yes", "--home", site)
+        demo.start(site, "wardround-site", "start", "--home", site)
+
+
+def make_data(folder: Path, number: int) -> None:
+    """Invented images of one hospital, in one folder a class, several for a patient."""
+    from wardround.datasets import phantom
+
+    phantom.write_images(folder, seed=number)
+
+
+def write_policy(path: Path) -> None:
+    """What the operator of a demo site admits."""
+    peers = ", ".join(f'"{site}"' for site in SITES)
+    path.write_text(
+        f"""\
+[total]
+epsilon = 8.0
+delta = 1e-4
+
+[[admit]]
+task = "image-classification-2d"
+data = "shapes"
+epsilon = 4.0
+delta = 1e-4
+unit = "patient"
+min_cohort = 3
+min_patients = 20
+peers = [{peers}]
+shared_noise = false
+expires = 2099-12-31
+"""
+    )
+
+
+def main() -> int:
+    """Run the demo; exit code 0 when the study ran and its evidence verifies."""
+    parser = argparse.ArgumentParser(prog="make demo", description="A federation on this machine.")
+    parser.add_argument("--folder", type=Path, default=Path(".demo"))
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    began = time.monotonic()
+    coordinator = ("--home", "coordinator")
+    try:
+        with federation(options.folder) as demo:
+            out.print("[bold]Wardround[/]: one coordinator, three hospitals, one study\n")
+            prepare(demo, options.rounds)
+            demo.run("wardround-coordinator", "study", "start", STUDY, *coordinator)
+            if demo.show("wardround-coordinator", "study", "watch", STUDY, *coordinator) != 0:
+                raise DemoFailed("the study did not end well; see the lines above")
+            demo.run("wardround-coordinator", "report", STUDY, "--output", "report", *coordinator)
+            demo.run(
+                *("wardround-coordinator", "bundle", STUDY, "--output", "evidence.zip"),
+                *("--policy", "policy.txt", *coordinator),
+            )
+            verified = demo.show(
+                "wardround-verify", "evidence.zip", "--policy", "policy.txt", "--replay"
+            )
+            if verified != 0:
+                raise DemoFailed("the evidence does not verify; see the lines above")
+            demo.show("wardround-site", "ledger", "show", "--home", SITES[0])
+    except DemoFailed as error:
+        out.print(f"[bold red]The demo failed.[/] {error}", markup=True)
+        out.print(f"Logs of every process are in {options.folder}/*.log")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    out.print(f"\nDone in {time.monotonic() - began:.0f} s. Look at")
+    out.print(f"  {options.folder}/report/report.html     what an officer reads")
+    out.print(f"  {options.folder}/evidence.zip           what an outsider verifies")
+    return 0
+
+
+def _shorten(argument: str) -> str:
+    return argument if len(argument) < 60 else argument[:24] + "..."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

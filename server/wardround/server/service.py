@@ -1,0 +1,124 @@
+"""`wardround-coordinator serve`: the SuperLink, Wardround's routes, and runs kept going.
+
+What an officer or an operator decides is written to the database by another process; a loop here
+carries it out within seconds: lets enrolled sites' nodes in, shuts revoked ones out, keeps every
+unfinished run's process alive, also after this process was killed and started again.
+"""
+
+import logging
+import threading
+from importlib.metadata import version
+
+from sqlalchemy import Engine
+
+from wardround.privacy.errors import WardroundError
+from wardround.privacy.events import Access, Fault
+from wardround.privacy.identity import FileSigner
+from wardround.privacy.records import one_line
+from wardround.server.access import AccessRecord
+from wardround.server.api import make_api
+from wardround.server.audit import AuditLog
+from wardround.server.config import Home
+from wardround.server.database import open_database
+from wardround.server.enrolment import Enrolment
+from wardround.server.studies import Studies
+from wardround.server.superlink import CoordinatorLink, LinkConfig
+
+POLL_SECONDS = 1.0
+SOFTWARE = f"wardround {version('wardround')}"
+
+logger = logging.getLogger(__name__)
+
+
+def open_log(home: Home, engine: Engine) -> AuditLog:
+    """Return the coordinator's audit log; its first entry is made where there is none."""
+    log = AuditLog(engine, FileSigner.load(home.log_key), home.origin)
+    coordinator = FileSigner.load(home.coordinator_key).public_bytes()
+    if log.begin(home.origin, SOFTWARE, coordinator):
+        log.checkpoint()
+    return log
+
+
+class Service:
+    """The coordinator at work."""
+
+    def __init__(self, home: Home) -> None:
+        engine = open_database(home.database_url)
+        self._log = open_log(home, engine)
+        self._enrolment = Enrolment(engine, self._log)
+        self._studies = Studies(engine, self._log)
+        self._registered: set[str] = set()
+        self._stopped = threading.Event()
+        self._link = CoordinatorLink(
+            LinkConfig(
+                home=home.folder,
+                certificate=home.tls_certificate,
+                private_key=home.tls_key,
+                public_host=home.bind,
+                public_port=home.port,
+                loopback_port=home.internal_port,
+            ),
+            self._on_access,
+            make_api(self._enrolment, home.ca_certificate.read_bytes()),
+            self._on_run_end,
+        )
+
+    def serve(self) -> None:
+        """Serve until SIGINT or SIGTERM."""
+        loop = threading.Thread(target=self._loop, name="reconcile", daemon=True)
+        self._link.serve_forever(loop.start, self._stopped)
+
+    def _loop(self) -> None:
+        while not self._stopped.wait(POLL_SECONDS):
+            try:
+                self._reconcile()
+            except WardroundError as error:
+                # The next turn tries again: the database or the SuperLink may be busy.
+                logger.warning("%s", error)
+
+    def _reconcile(self) -> None:
+        wanted = self._enrolment.federation().sites
+        for site in sorted(wanted.keys() - self._registered):
+            self._link.register_node(wanted[site].supernode, site)
+            self._registered.add(site)
+        for site in sorted(self._registered - wanted.keys()):
+            self._link.unregister_node(site)
+            self._registered.discard(site)
+        for run in self._studies.unfinished():
+            self._link.keep(run.run)
+
+    def _on_access(self, record: AccessRecord) -> None:
+        self._log.append(
+            [
+                Access(
+                    api=record.api,
+                    method=record.method,
+                    path_class=record.path_class,
+                    outcome=record.outcome,
+                    status=record.status,
+                    role=record.role or "",
+                    run="",
+                    count=record.count,
+                )
+            ],
+            actor=record.actor or "",
+        )
+
+    def _on_run_end(self, run: str, failure: str | None) -> None:
+        """Note a run whose process gave up; one that ended well has noted its end itself."""
+        with self._studies.editing(run) as row:
+            if row.status not in ("requested", "running", "stopping"):
+                return
+            row.status = "failed"
+            row.note = one_line(failure or "its process ended without an outcome")
+            round_, attempt = row.round, row.attempt
+        self._log.append(
+            [Fault(run, round_, attempt, "", "process", one_line(failure or "ended early"))]
+        )
+        self._log.checkpoint()
+
+
+def serve(home: Home) -> None:
+    """Run the coordinator described by `home` until it is told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    Service(home).serve()
