@@ -28,8 +28,8 @@ def fresh_secret() -> bytes:
 
 def fresh_key_pair() -> tuple[bytes, bytes]:
     """Return a new X25519 key as (private, public), 32 raw bytes each (RFC 7748)."""
-    key = X25519PrivateKey.generate()
-    return key.private_bytes_raw(), key.public_key().public_bytes_raw()
+    private = fresh_secret()
+    return private, X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 def derive(secret: bytes, purpose: str, *context: bytes, salt: bytes = b"") -> bytes:
