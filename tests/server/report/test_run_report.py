@@ -14,13 +14,13 @@ from wardround.privacy.presentation.document import Document, Figure, Group, Sec
 from wardround.privacy.presentation.html import render_html
 from wardround.privacy.presentation.marks import Marked, Source
 from wardround.privacy.presentation.svg import nice_top
+from wardround.privacy.presentation.wording import epsilon, listing, spans
 from wardround.privacy.verify.findings import Finding, Verification
 from wardround.server.report import RunReport, build_report
 from wardround.server.report.document import run_document
 from wardround.server.report.gaps import gaps
 from wardround.server.report.model import AccessFacts, EntryFacts, MechanismFacts
 from wardround.server.report.provisions import laws
-from wardround.server.report.wording import epsilon, listing, spans
 
 MakeReport = Callable[..., RunReport]
 

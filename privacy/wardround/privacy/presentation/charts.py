@@ -24,11 +24,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """One bar per round. `labels` are the values as text, written on the bars."""
+    """One bar per round or day. `labels` are the values as text, written on the bars."""
 
     title: str
     description: str
-    bars: tuple[tuple[int, float], ...]
+    bars: tuple[tuple[str, float], ...]
     labels: tuple[str, ...]
     x_label: str
 

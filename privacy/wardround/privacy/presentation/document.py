@@ -164,7 +164,8 @@ class Verdict:
 class Document:
     """A whole report.
 
-    `at` is the moment it speaks of (UTC); `entries` are the log entries that a table in it lists.
+    `at` is the moment it speaks of (UTC); `entries` are the log entries that a table in it lists;
+    `legend` says what each mark means in this report.
     """
 
     kind: str
@@ -175,6 +176,7 @@ class Document:
     answers: tuple[Answer, ...]
     sections: tuple[Section, ...]
     entries: frozenset[int]
+    legend: tuple[tuple[Source, str], ...] = tuple((source, source.meaning) for source in Source)
 
 
 def cell(marked: Marked[T], write: Callable[[T], str] = str, style: Style = "text") -> Cell:

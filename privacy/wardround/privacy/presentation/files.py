@@ -12,6 +12,7 @@ from wardround.privacy.presentation.pdf import render_pdf
 from wardround.privacy.presentation.plain import plain
 
 Format: TypeAlias = Literal["html", "json", "pdf"]
+FORMATS: tuple[Format, ...] = ("html", "json", "pdf")
 JSON_FORMAT = 1
 
 

@@ -16,7 +16,6 @@ from wardround.privacy.errors import ReportError
 from wardround.privacy.presentation import svg
 from wardround.privacy.presentation.charts import Chart
 from wardround.privacy.presentation.document import Document
-from wardround.privacy.presentation.marks import Source
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -36,7 +35,7 @@ def render_html(document: Document) -> str:
             style=style,
             policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; "
             "form-action 'none'",
-            sources=tuple(Source),
+            meaning=dict(document.legend),
             draw=_Drawing(count(1)),
             number=count(1),
             next=next,

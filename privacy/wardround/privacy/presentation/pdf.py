@@ -63,7 +63,7 @@ def _data(value: object, readable: Callable[[str], str]) -> object:
             "alt": readable(f"{value.title}. {printable(value.description, limit=2000)}"),
         }
     if isinstance(value, Source):
-        return {"letter": value.value, "meaning": value.meaning}
+        return {"letter": value.value}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, datetime):
@@ -86,8 +86,6 @@ def _data(value: object, readable: Callable[[str], str]) -> object:
         written["sources"] = [
             _data(value.column_source(index), readable) for index in range(len(value.columns))
         ]
-    if isinstance(value, Document):
-        written["legend"] = [_data(source, readable) for source in Source]
     return {"kind": type(value).__name__, **written}
 
 

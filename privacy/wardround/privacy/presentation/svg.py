@@ -115,7 +115,9 @@ def _bars(chart: Bars, palette: Palette) -> tuple[float, float, Iterator[str]]:
             )  # fmt: skip
             if index in shown:
                 yield _label(text, centre, y - 5, palette, anchor="middle", fill=palette.ink)
-                yield _label(str(x), centre, height - _BOTTOM + 16, palette, anchor="middle")
+                yield _label(
+                    printable(x, limit=12), centre, height - _BOTTOM + 16, palette, anchor="middle"
+                )
         yield _axis_title(chart.x_label, width, height, palette)
 
     return width, height, body()

@@ -18,8 +18,16 @@ from wardround.privacy.presentation.document import (
     words,
 )
 from wardround.privacy.presentation.marks import Marked, Source
+from wardround.privacy.presentation.wording import (
+    attempt,
+    counted,
+    epsilon,
+    grouped,
+    listing,
+    spans,
+    yes,
+)
 from wardround.server.report.model import RunReport
-from wardround.server.report.wording import attempt, counted, epsilon, grouped, listing, spans, yes
 
 
 def approval_section(report: RunReport) -> Section:
@@ -200,7 +208,7 @@ def _traffic(report: RunReport) -> Figure:
     chart = Bars(
         "Bytes the sites sent per round",
         "; ".join(f"round {n}: {amount(up.get(n, 0))}" for n in recorded),
-        tuple((n, float(up.get(n, 0))) for n in recorded),
+        tuple((str(n), float(up.get(n, 0))) for n in recorded),
         tuple(amount(up.get(n, 0)) for n in recorded),
         "Round",
     )

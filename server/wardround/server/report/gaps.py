@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from wardround.server.report.model import RunReport, SiteFacts, SpendFacts
+from wardround.server.report.spending import against_budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def _of_spend(spend: SpendFacts) -> Iterator[Gap]:
     name, entries = spend.site.value, spend.after.entries
     where = f"round {spend.round.value}, data set {spend.dataset.value}"
     before, after = Decimal(spend.before.value), Decimal(spend.after.value)
-    if after > Decimal(spend.budget.value):
+    if Decimal(against_budget(spend).value) > Decimal(spend.budget.value):
         yield Gap(name, f"Epsilon is above the data set's budget ({where}).", True, entries)
     if after < before:
         yield Gap(name, f"Epsilon falls, which a ledger never does ({where}).", True, entries)

@@ -23,8 +23,8 @@ from wardround.privacy.presentation.document import (
 )
 from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.svg import nice_top
+from wardround.privacy.presentation.wording import epsilon, listing
 from wardround.server.report.model import MechanismFacts, RunReport, SpendFacts, Text
-from wardround.server.report.wording import epsilon, listing
 
 Spends: TypeAlias = tuple[SpendFacts, ...]
 Reader: TypeAlias = Callable[[SpendFacts], list[str]]
@@ -159,8 +159,12 @@ def _account(account: Spends) -> tuple[Block, ...]:
                 ("ε of this study alone", (cell(last.study, epsilon),)),
                 ("Budget of the data set", (cell(last.budget, epsilon),)),
                 (
-                    "ε of the last round for someone who sees only the sum",
-                    (cell(last.shared_noise, lambda e: epsilon(e) if e else "not claimed"),),
+                    "ε for those who see only the sum, with noise shared between sites",
+                    (
+                        cell(
+                            last.shared_noise, lambda e: epsilon(e) if e else "noise is not shared"
+                        ),
+                    ),
                 ),
             )
         ),

@@ -17,10 +17,10 @@ from wardround.privacy.presentation.document import (
     words,
 )
 from wardround.privacy.presentation.marks import Source
+from wardround.privacy.presentation.wording import attempt, counted, tally
 from wardround.privacy.verify.findings import CHECKS
 from wardround.server.report.gaps import Gap
 from wardround.server.report.model import RunReport
-from wardround.server.report.wording import attempt, counted
 
 
 def data_section(report: RunReport) -> Section:
@@ -33,11 +33,7 @@ def data_section(report: RunReport) -> Section:
                 cell(d.site),
                 cell(d.dataset),
                 cell(d.profile),
-                Cell(
-                    ", ".join(f"{name.replace('_', ' ')} {n.value:,}" for name, n in d.counts),
-                    Source.SITE,
-                    d.site.entries,
-                ),
+                Cell(tally(d.counts), Source.SITE, d.site.entries),
                 cell(d.notes),
                 code(d.manifest),
             )

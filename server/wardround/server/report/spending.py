@@ -1,9 +1,11 @@
 """Reads what a run cost in privacy, per site, data set and round."""
 
+from decimal import Decimal
+
 from wardround.privacy.events import PrivacySpend
 from wardround.privacy.presentation.marks import Marked, Source
 from wardround.privacy.verify.findings import Verification
-from wardround.server.report.model import MechanismFacts, SpendFacts
+from wardround.server.report.model import MechanismFacts, SpendFacts, Text
 from wardround.server.report.reading import Noted, Reading
 
 
@@ -13,6 +15,17 @@ def spend_facts(reading: Reading, run: str, verification: Verification) -> tuple
     found = [_spend(noted, recomputed) for noted in reading.run(PrivacySpend, run)]
     found.sort(key=lambda s: (s.site.value, s.dataset.value, s.ledger_sequence.value))
     return tuple(found)
+
+
+def against_budget(spend: SpendFacts) -> Text:
+    """Return the epsilon that the budget bounds.
+
+    Where noise is shared between sites, a site may keep its budget against those who see only the
+    sum; its epsilon against everyone may then be above the budget.
+    """
+    shared = spend.shared_noise
+    over = Decimal(spend.after.value) > Decimal(spend.budget.value)
+    return shared if shared.value and over else spend.after
 
 
 def _spend(noted: Noted[PrivacySpend], recomputed: dict[int, str]) -> SpendFacts:

@@ -17,10 +17,11 @@ from wardround.privacy.presentation.document import (
     words,
 )
 from wardround.privacy.presentation.marks import Source
+from wardround.privacy.presentation.wording import counted, epsilon, listing, short
 from wardround.privacy.verify.findings import CHECKS, Verification
 from wardround.server.report.gaps import Gap
 from wardround.server.report.model import RunReport, SpendFacts
-from wardround.server.report.wording import counted, epsilon, listing, short
+from wardround.server.report.spending import against_budget
 
 MOST_SITES_IN_SHORT = 6
 
@@ -194,18 +195,20 @@ def _cost(report: RunReport) -> Answer:
         last[spend.site.value, spend.dataset.value] = spend
     lines = []
     for spend in list(last.values())[:MOST_SITES_IN_SHORT]:
+        kept = against_budget(spend)
         lines.append(
             words(
                 cell(spend.site),
                 ": ε ",
-                cell(spend.after, epsilon),
+                cell(kept, epsilon),
                 " of ",
                 cell(spend.budget, epsilon),
                 f" per {spend.unit.value}, δ ",
                 cell(spend.delta),
+                "" if kept is spend.after else ", for those who see only the sum",
             )
         )
-    over = any(Decimal(s.after.value) > Decimal(s.budget.value) for s in last.values())
+    over = any(Decimal(against_budget(s).value) > Decimal(s.budget.value) for s in last.values())
     if (more := len(last) - MOST_SITES_IN_SHORT) > 0:
         lines.append(words(f"And {counted(more, 'more data set')}."))
     if not lines:

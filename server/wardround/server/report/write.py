@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wardround.privacy.presentation.files import Format, write_document
+from wardround.privacy.presentation.files import FORMATS, Format, write_document
 from wardround.server.report.document import run_document
 from wardround.server.report.model import RunReport
-
-FORMATS: tuple[Format, ...] = ("html", "json", "pdf")
 
 
 def write_report(

@@ -1,7 +1,9 @@
-"""Small pieces of wording that every part of a report shares."""
+"""Small pieces of wording that every report shares."""
 
 from collections.abc import Iterable
 from decimal import ROUND_CEILING, Decimal
+
+from wardround.privacy.presentation.marks import Marked
 
 _STEP = Decimal("0.0001")
 
@@ -62,3 +64,8 @@ def attempt(number: int, nth: int) -> str:
     if not number:
         return "–"
     return str(number) if nth <= 1 else f"{number}, attempt {nth}"
+
+
+def tally(counts: Iterable[tuple[str, Marked[int]]]) -> str:
+    """Return named counts as text: "images 2,140, rejected 12"."""
+    return ", ".join(f"{name.replace('_', ' ')} {count.value:,}" for name, count in counts)
