@@ -84,7 +84,7 @@ def test_spacing_is_resampled_and_the_mask_goes_along(tmp_path: Path) -> None:
     (tmp_path / "i.nii").write_bytes(nifti(scene, affine))
     (tmp_path / "m.nii").write_bytes(nifti((scene > 0).astype(np.uint8), affine))
     paths = ("i.nii", "m.nii")
-    content = probe(paths, root=tmp_path, classes=2).content
+    content = probe(paths, root=tmp_path, classes=2, key=KEY).content
     voxels = read_image(tmp_path, paths, content, (1, 1, 1))
     mask = read_mask(tmp_path, paths, content, (1, 1, 1))
     assert voxels.shape == mask.shape == (1, 15, 15, 15)
@@ -144,7 +144,7 @@ def test_impossible_geometry_is_refused_and_oblique_is_mentioned(tmp_path: Path)
     turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
     (tmp_path / "i.nii").write_bytes(nifti(VOXELS, turn))
     (tmp_path / "m.nii").write_bytes(nifti(np.zeros(VOXELS.shape, dtype=np.uint8), turn))
-    notes = dict(probe(("i.nii", "m.nii"), root=tmp_path, classes=2).notes)
+    notes = dict(probe(("i.nii", "m.nii"), root=tmp_path, classes=2, key=KEY).notes)
     assert set(notes) == {"oblique", "label-empty"}
 
 
@@ -155,7 +155,7 @@ def test_a_header_without_geometry_is_mentioned(tmp_path: Path) -> None:
     mask = nibabel.Nifti1Image(np.ones(VOXELS.shape, dtype=np.uint8), None)
     mask.header["pixdim"][1:4] = 1
     (tmp_path / "m.nii").write_bytes(mask.to_bytes())
-    found = probe(("i.nii", "m.nii"), root=tmp_path, classes=2)
+    found = probe(("i.nii", "m.nii"), root=tmp_path, classes=2, key=KEY)
     assert ("no-geometry", "") in found.notes
     assert found.orientation == ""
 
@@ -252,8 +252,12 @@ def test_mixed_orientations_and_spacings_are_said_once(tmp_path: Path) -> None:
 def test_folders_without_a_description_need_class_names(tmp_path: Path) -> None:
     source = phantom.volumes(tmp_path / "in", seed=1, patients=2)
     (source / "dataset.json").unlink()
-    with pytest.raises(DataError, match=r"describe them in dataset\.json"):
+    with pytest.raises(DataError, match="--classes"):
         add(source, tmp_path, "x", "segmentation-3d", key=KEY)
+    options = Options(classes=phantom.TISSUES)
+    cohort = add(source, tmp_path, "x", "segmentation-3d", key=KEY, options=options)
+    assert cohort.classes == phantom.TISSUES
+    assert len(cohort.manifest.entries) == 2
 
 
 @pytest.mark.parametrize(

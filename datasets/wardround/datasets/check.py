@@ -66,12 +66,14 @@ def prepare(
         if not source.is_dir():
             raise DataError("there is no such folder; give the folder that holds the data")
         layout = _layout(source, kind, options)
+        if options.classes:
+            layout = replace(layout, classes=options.classes)
         probe = _probe(source, kind, layout, key)
         probes = scan(
             source,
             [item.paths for item in layout.items],
             probe,
-            tag=f"{kind} {len(layout.classes)}",
+            tag=f"{kind} {len(layout.classes)} {pseudonym(key, 'scan', '')}",
             state=state,
             workers=workers,
             progress=progress,
@@ -93,8 +95,8 @@ def _layout(source: Path, kind: str, options: Options) -> Layout:
 
 def _probe(source: Path, kind: str, layout: Layout, key: bytes) -> partial[Probe]:
     if kind == "segmentation-3d":
-        return partial(nifti.probe, root=source, classes=len(layout.classes))
-    return partial(cohort_image.probe, root=source)
+        return partial(nifti.probe, root=source, classes=len(layout.classes), key=key)
+    return partial(cohort_image.probe, root=source, key=key)
 
 
 def _assemble(
@@ -102,17 +104,21 @@ def _assemble(
 ) -> Prepared:
     findings = list(layout.findings)
     found: list[tuple[Item, Probe]] = []
+    told = any(item.patient for item in layout.items) or any(probe.patient for probe in probes)
+    if not told:
+        findings.append(Finding("patients-unknown"))
     for item, probe in zip(layout.items, probes, strict=True):
         where = item.paths[0]
         if probe.refused:
             findings.append(Finding(*probe.refused, where=where))
-            continue
-        findings += [Finding(*note, where=where) for note in probe.notes]
-        # Not told apart by name: the picture itself stands for the patient.
-        unknown = pseudonym(key, "patient of", probe.pixels)
-        named = pseudonym(key, "patient", item.patient) if item.patient else unknown
-        patient = probe.patient or named
-        found.append((replace(item, patient=patient), probe))
+        elif item.label and item.label not in layout.classes:
+            findings.append(Finding("class-unknown", where=where))
+        elif told and not (item.patient or probe.patient):
+            findings.append(Finding("no-patient", where=where))
+        else:
+            findings += [Finding(*note, where=where) for note in probe.notes]
+            patient = probe.patient or _patient(item, probe, key)
+            found.append((replace(item, patient=patient), probe))
     found, doubled = _without_duplicates(found)
     findings += doubled
     if kind == "segmentation-3d":
@@ -132,7 +138,9 @@ def _assemble(
     ]
     classes = layout.classes
     if kind == "segmentation-3d" and not classes:
-        raise DataError("the classes are not known; describe them in dataset.json")
+        raise DataError(
+            "the classes are not known; give --classes, or describe them in dataset.json"
+        )
     return Prepared(
         "segmentation-3d" if kind == "segmentation-3d" else "image-classification-2d",
         classes,
@@ -140,6 +148,12 @@ def _assemble(
         tuple(findings),
         places={probe.content: item.paths for item, probe in found},
     )
+
+
+def _patient(item: Item, probe: Probe, key: bytes) -> str:
+    if item.patient:
+        return pseudonym(key, "patient", item.patient)
+    return pseudonym(key, "patient of", probe.pixels)  # the picture itself stands for the patient
 
 
 def _without_duplicates(

@@ -47,6 +47,7 @@ CATALOGUE: dict[str, tuple[Level, str, str]] = {
     "dicom-refused": (_OUT, "a DICOM file that cannot be used", "run data deidentify on it first"),
     # Who and what
     "no-label": (_OUT, "no class is known for it", "add it to the list"),
+    "class-unknown": (_OUT, "its class is not one of the study's", "correct it or --classes"),
     "no-patient": (_OUT, "its patient is not known", "give --patient-pattern or a list"),
     "duplicate": (_OUT, "the same picture of the same patient twice; one is kept", "nothing"),
     "duplicate-patient": (_OUT, "the same picture under two patients; all left out", "correct it"),

@@ -1,7 +1,9 @@
-"""Two-dimensional pictures: PNG, JPEG, TIFF and BMP, through Pillow, as grey values.
+"""Two-dimensional pictures as grey values: PNG, JPEG, TIFF and BMP through Pillow, and DICOM.
 
-Colour becomes luminance (ITU-R 601-2, Pillow's `L`); 16 bits stay 16 bits. Pillow looks at size
-before it unpacks anything, so a picture that promises more than `MAX_PIXELS` is never decoded.
+DICOM values are in modality units (such as Hounsfield's), so each picture's own range becomes 0
+to 1; of the others the full range of 8 or 16 bits does. A DICOM file also says whose it is.
+Colour becomes luminance (ITU-R 601-2, Pillow's `L`). Pillow looks at size before it unpacks
+anything, so a picture that promises more than `MAX_PIXELS` is never decoded.
 """
 
 import hashlib
@@ -15,11 +17,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.datasets.errors import FileRefused
+from wardround.datasets.errors import FileRefused, Refused
+from wardround.datasets.manifest import pseudonym
 from wardround.datasets.scan import Paths, Probe
 from wardround.datasets.scan_guard import MEBIBYTE, read_file
 
-Grey: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
+Grey: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 Pixels: TypeAlias = NDArray[np.float32]
 
 MAX_BYTES = 64 * MEBIBYTE
@@ -75,19 +78,41 @@ def decode(data: bytes) -> Grey:
             raise FileRefused("truncated") from None
 
 
-def load(data: bytes) -> Grey:
-    """Return the grey picture in `data`: one of `FORMATS`. Raises FileRefused."""
-    return decode(data)
+def load(data: bytes) -> tuple[Grey, str]:
+    """Return the grey picture in `data` and, of a DICOM file, its Patient ID. Raises FileRefused.
+
+    DICOM pictures are float32 in modality units; what may be wrong with one is `dicom-refused`.
+    """
+    if data[128:132] != b"DICM":
+        return decode(data), ""
+    from wardround.datasets.deidentify.reading import Content, parse
+    from wardround.datasets.dicom_frames import frames
+
+    try:
+        dataset = parse(Content(data, ""))
+        pictures = [picture for picture, _ in zip(frames(dataset), range(2), strict=False)]
+    except Refused as refused:
+        raise FileRefused("dicom-refused", str(refused)) from None
+    if len(pictures) != 1:
+        raise FileRefused("several-frames")
+    values = pictures[0]
+    if values.ndim == 3:
+        values = values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return values.astype(np.float32), str(dataset.get("PatientID", "") or "").strip()
 
 
 def scaled(grey: Grey, size: tuple[int, int] | None) -> Pixels:
-    """Return float32 [1, height, width] from 0 to 1 (the full range of the file's type).
+    """Return float32 [1, height, width] from 0 to 1: of the range of 8 or 16 bits, or its own.
 
     With `size` (height, width) the picture is shrunk or enlarged to fit, its sides kept in
     proportion, and zeros fill the rest.
     """
-    full = 65535 if grey.dtype == np.uint16 else 255
-    values: Pixels = grey.astype(np.float32) / np.float32(full)
+    values: Pixels = grey.astype(np.float32)
+    if grey.dtype == np.float32:
+        low, high = float(values.min()), float(values.max())
+        values = (values - np.float32(low)) / np.float32(high - low if high > low else 1)
+    else:
+        values /= np.float32(65535 if grey.dtype == np.uint16 else 255)
     if size is not None and values.shape != size:
         values = _fit(values, size)
     return values[np.newaxis]
@@ -112,17 +137,21 @@ def pixel_hash(values: NDArray[np.generic]) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-def probe(paths: Paths, *, root: Path) -> Probe:
-    """Look at one picture below `root`; what is wrong with it is in the result, never raised."""
+def probe(paths: Paths, *, root: Path, key: bytes) -> Probe:
+    """Look at one picture below `root`; what is wrong with it is in the result, never raised.
+
+    `key` makes the pseudonym of the patient that a DICOM file names.
+    """
     try:
         data = read_file(root, paths[0], limit=MAX_BYTES)
-        grey = load(data)
+        grey, patient = load(data)
     except FileRefused as refused:
         return Probe(refused=(refused.code, refused.detail))
     return Probe(
         content=hashlib.sha256(data).hexdigest(),
         pixels=pixel_hash(grey),
         shape=grey.shape,
+        patient=pseudonym(key, "patient", patient) if patient else "",
         notes=(("flat", ""),) if grey.min() == grey.max() else (),
     )
 
@@ -135,4 +164,4 @@ def read(root: Path, relative: str, content: str, size: tuple[int, int] | None) 
     data = read_file(root, relative, limit=MAX_BYTES)
     if hashlib.sha256(data).hexdigest() != content:
         raise FileRefused("changed")
-    return scaled(load(data), size)
+    return scaled(load(data)[0], size)

@@ -1,11 +1,12 @@
 """Where the pictures, classes and patients of a folder are: the layouts hospitals really have.
 
 Pictures: a folder per class; or a list (CSV: `path,label,patient` and, if wished, `split`).
-Volumes: `dataset.json` of the Medical Segmentation Decathlon; or `imagesTr` and `labelsTr`.
+Volumes: `dataset.json` of the Medical Segmentation Decathlon; or `imagesTr` and `labelsTr`. An
+image there is a NIfTI file or a folder with one DICOM series.
 
-Whose picture it is comes from the list, else from `patient_pattern`, else from a patient's folder
-inside the class folder, else from the file name up to its first underscore. Where none of these
-tells patients apart, each file counts as one patient, and that is said.
+Whose picture it is: a DICOM file says it; else the list does, else `patient_pattern`, else a
+patient's folder inside the class folder, else the file name up to its first underscore. Where
+none of these tells patients apart, each file counts as one patient, and that is said.
 """
 
 import csv
@@ -26,6 +27,7 @@ from wardround.datasets.scan_guard import MEBIBYTE, read_file
 LIST_NAMES = ("index.csv", "labels.csv")
 LIST_LIMIT = 64 * MEBIBYTE
 _BESIDE = {".csv", ".json", ".md", ".txt", ".toml", ".pdf", ".html", ".xml"}
+_HIDDEN = (".", "__MACOSX")
 _TRAIN = {"train", "training"}
 _HELD_OUT = {"test", "testing", "val", "valid", "validation", "held_out", "held-out", "heldout"}
 
@@ -34,7 +36,7 @@ _HELD_OUT = {"test", "testing", "val", "valid", "validation", "held_out", "held-
 class Item:
     """One thing to learn from: its file or files, class, patient (as the hospital names them).
 
-    `patient` is "" where patients cannot be told apart.
+    `patient` is "" where neither list nor name says it.
     """
 
     paths: Paths = field(repr=False)
@@ -71,9 +73,10 @@ def pictures(source: Path, *, index: Path | None, pattern: str | None) -> Layout
             "index.csv with the columns path,label,patient"
         )
     who = _Patients(pattern, [path for path, _ in found], below=1)
-    items, unknown = who.assign([Item((path,), label) for path, label in found])
-    classes = tuple(sorted({label for _, label in found}))
-    return Layout(items, classes, (*findings, *unknown))
+    items = tuple(Item((path,), label, who.of(path)) for path, label in found)
+    # A folder without a picture is still a class: of the study, if not of this site.
+    classes = {p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(_HIDDEN)}
+    return Layout(items, tuple(sorted(classes)), tuple(findings))
 
 
 def volumes(source: Path, *, pattern: str | None) -> Layout:
@@ -82,10 +85,7 @@ def volumes(source: Path, *, pattern: str | None) -> Layout:
     if description.is_file():
         classes, pairs = _decathlon(source)
     elif (source / "imagesTr").is_dir() and (source / "labelsTr").is_dir():
-        names = sorted(
-            {p.name for part in ("imagesTr", "labelsTr") for p in _volumes(source, part)}
-        )
-        classes, pairs = (), [(f"imagesTr/{name}", f"labelsTr/{name}") for name in names]
+        classes, pairs = (), _paired(source)
     else:
         raise DataError(
             "neither dataset.json nor the folders imagesTr and labelsTr are here; "
@@ -100,9 +100,9 @@ def volumes(source: Path, *, pattern: str | None) -> Layout:
         else:
             code = "label-missing" if any(there) else "missing"
             findings.append(Finding(code, where=pair[0]))
-    who = _Patients(pattern or r"(?P<patient>[^/]+?)\.nii(\.gz)?$", [i.paths[0] for i in items])
-    assigned, unknown = who.assign(items)
-    return Layout(assigned, classes, (*findings, *unknown))
+    who = _Patients(pattern or r"(?P<patient>[^/]+?)(\.nii(\.gz)?)?/?$", [])
+    named = tuple(Item(item.paths, patient=who.of(item.paths[0])) for item in items)
+    return Layout(named, classes, tuple(findings))
 
 
 def walk(source: Path) -> Iterator[str]:
@@ -111,7 +111,7 @@ def walk(source: Path) -> Iterator[str]:
     Folders that are links are not entered; links to files are yielded and judged when opened.
     """
     for folder, names, files in os.walk(source, followlinks=False):
-        names[:] = sorted(n for n in names if not n.startswith((".", "__MACOSX")))
+        names[:] = sorted(n for n in names if not n.startswith(_HIDDEN))
         for name in sorted(files):
             if name.startswith(".") or name == "Thumbs.db":
                 continue
@@ -123,7 +123,6 @@ class _Patients:
     """Tells patients apart by the path of a file, in one way for all files of a data set."""
 
     def __init__(self, pattern: str | None, paths: list[str], below: int = 0) -> None:
-        self.unknown = False
         if pattern is not None:
             try:
                 self.pattern = re.compile(pattern)
@@ -135,21 +134,11 @@ class _Patients:
             self.pattern = re.compile(rf"(?:[^/]*/){{{below}}}(?P<patient>[^/]+)/")
         else:
             self.pattern = re.compile(r"(?:.*/)?(?P<patient>[^/_]+)_[^/]*$")
-            self.unknown = not any(self.pattern.match(path) for path in paths)
 
-    def assign(self, items: list[Item]) -> tuple[tuple[Item, ...], tuple[Finding, ...]]:
-        if self.unknown:
-            return tuple(items), (Finding("patients-unknown"),) if items else ()
-        result: list[Item] = []
-        findings: list[Finding] = []
-        for item in items:
-            match = self.pattern.search(item.paths[0])
-            patient = match.group("patient") if match else ""
-            if patient:
-                result.append(Item(item.paths, item.label, patient, item.split))
-            else:
-                findings.append(Finding("no-patient", where=item.paths[0]))
-        return tuple(result), tuple(findings)
+    def of(self, path: str) -> str:
+        """Return the patient that `path` names, or ""."""
+        match = self.pattern.search(path)
+        return (match.group("patient") or "") if match else ""
 
 
 def _listed(source: Path, index: Path) -> Layout:
@@ -161,7 +150,7 @@ def _listed(source: Path, index: Path) -> Layout:
     columns = set(rows[0]) if rows else set()
     if not {"path", "label"} <= columns:
         raise DataError("the list needs the columns path and label, and should have patient")
-    findings = [] if "patient" in columns else [Finding("patients-unknown")]
+    findings: list[Finding] = []
     items: list[Item] = []
     for number, row in enumerate(rows, start=2):
         path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
@@ -172,8 +161,6 @@ def _listed(source: Path, index: Path) -> Layout:
             findings.append(Finding("missing", where=where))
         elif not label:
             findings.append(Finding("no-label", where=where))
-        elif not patient and "patient" in columns:
-            findings.append(Finding("no-patient", where=where))
         else:
             items.append(Item((path,), label, patient, part(split)))
     return Layout(tuple(items), tuple(sorted({i.label for i in items})), tuple(findings))
@@ -193,10 +180,21 @@ def part(split: str) -> str:
     raise DataError("the list's split column may say train or test (or val, held_out)")
 
 
-def _volumes(source: Path, folder: str) -> Iterator[Path]:
-    for path in (source / folder).iterdir():
-        if not path.name.startswith(".") and path.name.endswith((".nii", ".nii.gz")):
-            yield path
+def _paired(source: Path) -> list[tuple[str, str]]:
+    """Pair images (NIfTI, or a folder with a DICOM series) and labels by name without ending."""
+    found: list[dict[str, str]] = []
+    for folder in ("imagesTr", "labelsTr"):
+        names = [p.name for p in (source / folder).iterdir() if not p.name.startswith(_HIDDEN)]
+        found.append({_stem(name): f"{folder}/{name}" for name in sorted(names)})
+    images, labels = found
+    return [
+        (images.get(stem, f"imagesTr/{stem}.nii.gz"), labels.get(stem, f"labelsTr/{stem}.nii.gz"))
+        for stem in sorted(images.keys() | labels.keys())
+    ]
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _decathlon(source: Path) -> tuple[tuple[str, ...], list[tuple[str, str]]]:

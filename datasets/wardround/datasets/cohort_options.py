@@ -15,7 +15,9 @@ class Options:
     `size`: fit pictures to (height, width). `spacing`: resample volumes to mm. `held_out`: share
     of patients kept for evaluation. `whole`: refuse the data set when anything is left out of it.
     `index`: the list of pictures; `schema`: the table's schema. `patient_pattern`: a regular
-    expression with a group `patient`, searched in a file's path below the folder.
+    expression with a group `patient`, searched in a file's path below the folder. `classes`: the
+    study's classes in its order, for pictures whose folder shows others or not all, and for
+    volumes without a description.
     """
 
     size: tuple[int, int] | None = None
@@ -25,10 +27,13 @@ class Options:
     index: Path | None = None
     schema: Path | None = None
     patient_pattern: str | None = None
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise DataError("the held-out share is at least 0 and below 1")
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) == 1:
+            raise DataError("classes are two or more, each named once")
         if self.size is not None and not all(8 <= n <= 8192 for n in self.size):
             raise DataError("the size is height and width, 8 to 8192 pixels each")
         if self.spacing is not None and not all(0.05 <= n <= 20 for n in self.spacing):

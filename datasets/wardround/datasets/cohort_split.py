@@ -33,7 +33,7 @@ def split(patients: Mapping[str, str], share: Fraction, key: bytes) -> dict[str,
             count = max(1, count)
         held.update(members[: min(count, len(members) - 1)])
     if not held and share > 0 and strata:
-        largest = max(strata.values(), key=len)
+        _, largest = max(strata.items(), key=lambda stratum: (len(stratum[1]), stratum[0]))
         if len(patients) > 1:
             held.add(largest[0])
     return {patient: "held_out" if patient in held else "train" for patient in patients}

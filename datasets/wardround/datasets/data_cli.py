@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +22,7 @@ from wardround.datasets import cohort as cohorts
 from wardround.datasets.check_findings import Finding
 from wardround.datasets.cohort import Cohort
 from wardround.datasets.cohort_options import Options, parse_size, parse_spacing
+from wardround.datasets.deid_cli import deidentify
 from wardround.datasets.errors import DataError
 from wardround.datasets.manifest import KINDS
 from wardround.datasets.scan import Progress
@@ -60,6 +60,9 @@ PatternOption = Annotated[
     str,
     typer.Option(help="Regular expression with (?P<patient>...), searched in each file's path."),
 ]
+ClassesOption = Annotated[
+    str, typer.Option(help="The study's classes in its order.", metavar="NAME,NAME,...")
+]
 DEFAULT_HOME = Path("site")
 
 
@@ -75,6 +78,7 @@ def add(
     index: IndexOption = None,
     schema: SchemaOption = None,
     patient_pattern: PatternOption = "",
+    classes: ClassesOption = "",
     whole: Annotated[bool, typer.Option("--whole", help="Refuse if a file is left out.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace one of this name.")] = False,
     as_json: JsonOption = False,
@@ -83,7 +87,7 @@ def add(
 
     The files stay where they are and are not changed. An interrupted run goes on where it stopped.
     """
-    options = _options(size, spacing, held_out, index, schema, patient_pattern, whole)
+    options = _options(size, spacing, held_out, index, schema, patient_pattern, classes, whole)
     key = _key(home)
     with _progress() as progress:
         cohort = cohorts.add(
@@ -133,6 +137,7 @@ def check(
     index: IndexOption = None,
     schema: SchemaOption = None,
     patient_pattern: PatternOption = "",
+    classes: ClassesOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Say what is wrong, in which file, and what to do; change nothing.
@@ -143,7 +148,7 @@ def check(
         _check_added(Cohort.load(home, target), as_json)
         return
     source = Path(target)
-    options = _options(size, spacing, held_out, index, schema, patient_pattern, False)
+    options = _options(size, spacing, held_out, index, schema, patient_pattern, classes, False)
     with _progress() as progress:
         cohort = cohorts.look(
             source, kind or guess_kind(source), options=options, progress=progress
@@ -207,6 +212,7 @@ def _options(
     index: Path | None,
     schema: Path | None,
     patient_pattern: str,
+    classes: str,
     whole: bool,
 ) -> Options:
     try:
@@ -221,6 +227,7 @@ def _options(
         index=index,
         schema=schema,
         patient_pattern=patient_pattern or None,
+        classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
     )
 
 
@@ -318,7 +325,4 @@ def _json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-if find_spec("wardround.datasets.deid_cli") is not None:
-    from wardround.datasets.deid_cli import deidentify
-
-    app.command(name="deidentify")(deidentify)
+app.command(name="deidentify")(deidentify)

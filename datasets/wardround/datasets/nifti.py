@@ -1,10 +1,10 @@
-"""NIfTI volumes and their labels, turned to RAS and, when asked, to one voxel spacing.
+"""Volumes (NIfTI, or a DICOM series) and their labels, turned to RAS and to one voxel spacing.
 
 A `.nii.gz` is unpacked only as far as its own header promises, so a gzip bomb stops at its first
-surplus byte. Orientation is changed by exact flips (nibabel); only a change of spacing
-interpolates (MONAI's `Spacing`: linear for images, nearest for labels). Intensities are brought
-to mean 0 and deviation 1 per volume: scanners of one study differed by a factor of 10,000, and a
-scale fitted at one site breaks at the next.
+surplus byte. Orientation is changed by exact flips (nibabel); only a change of spacing, when asked
+for, interpolates (MONAI's `Spacing`: linear for images, nearest for labels). Intensities are
+brought to mean 0 and deviation 1 per volume: scanners of one study differed by a factor of
+10,000, and a scale fitted at one site breaks at the next.
 
 Source: NIfTI-1.1 and NIfTI-2 headers, https://nifti.nimh.nih.gov.
 """
@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.datasets.cohort_image import pixel_hash
-from wardround.datasets.errors import FileRefused
+from wardround.datasets.errors import FileRefused, Refused
+from wardround.datasets.manifest import pseudonym
 from wardround.datasets.scan import Note, Paths, Probe
-from wardround.datasets.scan_guard import MEBIBYTE, read_file
+from wardround.datasets.scan_guard import MEBIBYTE, files_of, read_file
 
 Voxels: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.uint8]
@@ -179,14 +180,15 @@ def decode_mask(data: bytes) -> tuple[Volume, Mask]:
     return volume, whole.astype(np.uint8)
 
 
-def probe(paths: Paths, *, root: Path, classes: int) -> Probe:
+def probe(paths: Paths, *, root: Path, classes: int, key: bytes) -> Probe:
     """Look at an image and its label (`paths`), below `root`; never raises.
 
     `classes` is the number of label values that exist, background included; 0 when not known.
+    `key` makes the pseudonym of the patient that a DICOM series names.
     """
     try:
-        image_data = read_file(root, paths[0], limit=MAX_BYTES)
-        image = decode(image_data)
+        image_data = _image_bytes(root, paths[0])
+        image, patient = _image(root, paths[0], image_data)
         mask_data = read_file(root, paths[1], limit=MAX_BYTES)
         label, mask = decode_mask(mask_data)
         if image.voxels.shape != label.voxels.shape or not np.allclose(
@@ -201,6 +203,7 @@ def probe(paths: Paths, *, root: Path, classes: int) -> Probe:
         content=_content(image_data, mask_data),
         pixels=pixel_hash(image.voxels),
         shape=image.voxels.shape,
+        patient=pseudonym(key, "patient", patient) if patient else "",
         orientation=image.orientation,
         spacing=tuple(f"{n:.4g}" for n in image.spacing),
         notes=tuple(_notes(image, mask)),
@@ -226,7 +229,7 @@ def read_image(root: Path, paths: Paths, content: str, spacing: Spacing | None) 
     With `spacing` (mm) it is resampled. Raises FileRefused (`changed` when image or label no
     longer have the hash `content`).
     """
-    volume = decode(_pair(root, paths, content)[0])
+    volume, _ = _image(root, paths[0], _pair(root, paths, content)[0])
     voxels = volume.voxels[np.newaxis]
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=1e-3):
         voxels = _resample(voxels, volume.affine, spacing, "bilinear")
@@ -256,15 +259,55 @@ def _resample(voxels: Voxels, affine: NDArray[np.float64], spacing: Spacing, mod
     return result
 
 
-def _pair(root: Path, paths: Paths, content: str) -> tuple[bytes, bytes]:
-    image = read_file(root, paths[0], limit=MAX_BYTES)
+def _image_bytes(root: Path, relative: str) -> list[bytes]:
+    """Return the image's file, or the files of the DICOM series when `relative` is a folder."""
+    if not (root / relative).is_dir():
+        return [read_file(root, relative, limit=MAX_BYTES)]
+    files = [read_file(root, path, limit=MAX_BYTES) for path in files_of(root, relative)]
+    if not files:
+        raise FileRefused("empty")
+    return files
+
+
+def _image(root: Path, relative: str, files: list[bytes]) -> tuple[Volume, str]:
+    """Return the image in RAS, and the Patient ID of a DICOM series."""
+    if not (root / relative).is_dir():
+        return decode(files[0]), ""
+    return _series([root / path for path in files_of(root, relative)])
+
+
+def _series(files: list[Path]) -> tuple[Volume, str]:
+    from wardround.datasets.dicom import read_volume
+
+    nibabel = _nibabel()
+    try:
+        read = read_volume(files)
+    except Refused as refused:
+        raise FileRefused("dicom-refused", str(refused)) from None
+    image = nibabel.Nifti1Image(read.voxels, read.affine)
+    codes = "".join(nibabel.aff2axcodes(read.affine))
+    oblique = float(nibabel.affines.obliquity(read.affine).max()) > OBLIQUE_RADIANS
+    image = nibabel.as_closest_canonical(image)
+    spacing = tuple(float(n) for n in nibabel.affines.voxel_sizes(image.affine))
+    volume = Volume(
+        np.asarray(image.dataobj, dtype=np.float32),
+        (spacing[0], spacing[1], spacing[2]),
+        np.asarray(image.affine, dtype=np.float64),
+        codes,
+        oblique,
+    )
+    return volume, read.patient.strip()
+
+
+def _pair(root: Path, paths: Paths, content: str) -> tuple[list[bytes], bytes]:
+    image = _image_bytes(root, paths[0])
     label = read_file(root, paths[1], limit=MAX_BYTES)
     if _content(image, label) != content:
         raise FileRefused("changed")
     return image, label
 
 
-def _content(image: bytes, label: bytes) -> str:
-    """SHA-256 (hex) of both files, each by its own hash, so that no byte can move between them."""
-    parts = hashlib.sha256(image).digest() + hashlib.sha256(label).digest()
+def _content(image: list[bytes], label: bytes) -> str:
+    """SHA-256 (hex) of all files, each by its own hash, so that no byte can move between them."""
+    parts = b"".join(hashlib.sha256(data).digest() for data in (*image, label))
     return hashlib.sha256(b"wardround/v1/pair\0" + parts).hexdigest()

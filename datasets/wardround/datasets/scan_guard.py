@@ -12,18 +12,40 @@ from pathlib import Path
 from wardround.datasets.errors import FileRefused
 
 MEBIBYTE = 2**20
+MAX_SLICES = 5_000
 
 
 def stamp(root: Path, relative: str) -> tuple[int, int]:
     """Return size in bytes and time of change (ns): whether a file is still the one seen before.
 
-    A file that cannot be looked at has (-1, -1).
+    Of a folder, the sum of sizes and the latest change of what is in it. What cannot be looked at
+    has (-1, -1).
     """
     try:
         found = os.stat(root / relative)
-    except (OSError, ValueError):
+        if stat.S_ISDIR(found.st_mode):
+            inside = [os.stat(root / path) for path in files_of(root, relative)]
+            return (
+                sum(each.st_size for each in inside),
+                max([found.st_mtime_ns, *(each.st_mtime_ns for each in inside)]),
+            )
+    except (OSError, ValueError, FileRefused):
         return (-1, -1)
     return (found.st_size, found.st_mtime_ns)
+
+
+def files_of(root: Path, relative: str) -> list[str]:
+    """Return what lies directly in the folder `root/relative`, but hidden files, by name.
+
+    Raises FileRefused (`too-large` beyond `MAX_SLICES` files, `unreadable`).
+    """
+    try:
+        names = sorted(n for n in os.listdir(root / relative) if not n.startswith("."))
+    except (OSError, ValueError) as error:
+        raise FileRefused(_code(error)) from None
+    if len(names) > MAX_SLICES:
+        raise FileRefused("too-large", f"{len(names):,} files")
+    return [f"{relative}/{name}" for name in names]
 
 
 def read_file(root: Path, relative: str, *, limit: int) -> bytes:
