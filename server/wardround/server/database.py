@@ -29,18 +29,26 @@ def open_database(url: str | URL, *, migrate: bool = True) -> Engine:
     the database cannot be used, GuardMissing when a trigger is gone.
     """
     engine = make_engine(url)
-    if migrate:
-        upgrade(engine)
-    with engine.connect().execution_options(**READ_ONLY) as connection:
-        revision = MigrationContext.configure(connection).get_current_revision()
-        newest = ScriptDirectory.from_config(_alembic()).get_current_head()
-        if revision != newest:
-            raise DatabaseError(
-                f"the database has schema {revision}, this version needs {newest}; "
-                "run the migrations as the owner of the database"
-            )
-        append_only.check(connection)
+    try:
+        if migrate:
+            upgrade(engine)
+        with engine.connect().execution_options(**READ_ONLY) as connection:
+            _check_schema(connection)
+            append_only.check(connection)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
+
+
+def _check_schema(connection: Connection) -> None:
+    revision = MigrationContext.configure(connection).get_current_revision()
+    newest = ScriptDirectory.from_config(_alembic()).get_current_head()
+    if revision != newest:
+        raise DatabaseError(
+            f"the database has schema {revision}, this version needs {newest}; "
+            "run the migrations as the owner of the database"
+        )
 
 
 def make_engine(url: str | URL) -> Engine:
@@ -52,7 +60,11 @@ def make_engine(url: str | URL) -> Engine:
         event.listen(engine, "begin", _sqlite_begin)
         return engine
     if url.get_backend_name() == "postgresql":
-        engine = create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            connect_args={"client_encoding": "utf8"},
+        )
         event.listen(engine, "connect", _postgres_durable)
         return engine
     raise DatabaseError(f"{url.get_backend_name()} is not supported; use sqlite or postgresql")
