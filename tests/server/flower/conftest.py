@@ -19,13 +19,6 @@ with warnings.catch_warnings():
     import typer  # noqa: F401
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def write_certificates(home: Path) -> None:
     """An authority (`ca.crt`) and a certificate of it for 127.0.0.1 (`tls.crt`, `tls.key`)."""
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5)
@@ -70,3 +63,12 @@ def certified(tmp_path: Path) -> Path:
     """A folder with an authority and a certificate for 127.0.0.1."""
     write_certificates(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def ports() -> tuple[int, int]:
+    """Two ports that were free a moment ago."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return int(first.getsockname()[1]), int(second.getsockname()[1])
