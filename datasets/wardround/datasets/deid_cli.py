@@ -27,20 +27,26 @@ from wardround.datasets.deidentify import (
 )
 from wardround.privacy.errors import WardroundError
 
+KEY_FILE = "deidentify.key"
 KEY_VARIABLE = "WARDROUND_DEIDENTIFY_KEY"
 _SHOW_AFTER_SECONDS = 2.0
 
 
 def default_key_path() -> Path:
-    """Return where the key lies when none is named: the site account's own configuration.
+    """Return where the key lies when none is named. Never in the output folder: what is handed on
+    must not hold its own key.
 
-    `$WARDROUND_DEIDENTIFY_KEY`, else `$XDG_CONFIG_HOME/wardround/deidentify.key`, else the same
-    under `~/.config`. Never the output folder: what is handed on must not hold its own key.
+    `$WARDROUND_DEIDENTIFY_KEY`; else the site's folder, where there is one
+    (`$WARDROUND_SITE_HOME`, or `site` here); else the account's own configuration:
+    `$XDG_CONFIG_HOME/wardround/deidentify.key`, or the same under `~/.config`.
     """
     if named := os.environ.get(KEY_VARIABLE):
         return Path(named)
+    home = Path(os.environ.get("WARDROUND_SITE_HOME") or "site")
+    if (home / "data.key").is_file():
+        return home / KEY_FILE
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "wardround" / "deidentify.key"
+    return Path(base) / "wardround" / KEY_FILE
 
 
 def deidentify(

@@ -110,9 +110,7 @@ def _mask_unused_bits(dataset: Dataset, content: bytes) -> bytes:
     little = dataset.original_encoding[1] is not False
     kind = "i" if int(dataset.get("PixelRepresentation", 0)) else "u"
     whole = np.frombuffer(content, f"{'<' if little else '>'}{kind}{allocated // 8}")
-    if kind == "u":
-        return bytes((whole & whole.dtype.type((1 << stored) - 1)).tobytes())
-    # Shifted up and down again, the sign fills the unused bits, as it should have.
+    # Shifted up and down again, the unused bits hold zeros, or the sign.
     spare = whole.dtype.type(allocated - stored)
     return bytes(((whole << spare) >> spare).astype(whole.dtype).tobytes())
 
