@@ -22,7 +22,9 @@ from wardround.privacy import canonical
 from wardround.privacy.errors import MalformedData
 
 CHUNK = 32
-POOL_FROM = 400  # below this many files, starting processes costs more than it saves
+# With fewer files and fewer bytes, starting processes costs more than it saves.
+POOL_FROM = 400
+POOL_FROM_BYTES = 64 * 2**20
 
 Paths: TypeAlias = tuple[str, ...]
 Note: TypeAlias = tuple[str, str]
@@ -153,7 +155,9 @@ def scan(
             results[paths] = known[1]
     rest = [paths for paths in dict.fromkeys(items) if paths not in results]
     cores = workers if workers is not None else (os.cpu_count() or 1)
-    rounds = _in_processes if cores > 1 and len(rest) >= POOL_FROM else _here
+    size = sum(length for paths in rest for length, _ in stamps[paths])
+    much = len(rest) >= POOL_FROM or size >= POOL_FROM_BYTES
+    rounds = _in_processes if cores > 1 and much else _here
     for done in rounds(probe, rest, cores):
         kept.add(done, stamps)
         results.update(done)
