@@ -256,9 +256,11 @@ def test_an_option_lets_through_only_what_it_retains(build, run, option):
     """Canaries of attributes without K or C under the option are gone all the same."""
     dataset = build.base()
     canaries = build.canaries()
-    build.fill(dataset, canaries, 0)
+    build.fill(dataset, canaries, 1)
     names = {}
     for element in dataset:
+        if element.VR == "SQ" and element.value and "CodeMeaning" in element.value[0]:
+            names[element.value[0].CodeMeaning] = int(element.tag)
         if element.VR not in ("SQ", "UI") and str(element.value) in canaries.values:
             names[str(element.value)] = int(element.tag)
     result = run(dataset, Profile(frozenset({option})))

@@ -35,6 +35,10 @@ _TEXT_VALUE = 0x0040A160
 _REFERENCE = frozenset({0x00081150, 0x00081155, 0x00081160, 0x0062000B, 0x00081162})
 
 
+# PS3.16 section 8: schemes that anybody can look up.
+_PUBLIC_SCHEMES = frozenset({"SCT", "SRT", "SNM3", "DCM", "LN", "RADLEX", "UCUM", "ICD10", "I10"})
+
+
 @dataclass(slots=True)
 class Walk:
     """What one file's walk needs and gathers. `patient` is never shown."""
@@ -49,11 +53,14 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the walk is: the sequence around, how deep, and whether the item stands for a dummy."""
+    """Where the walk is: the sequence around, how deep, whether the item stands for a dummy, and
+    whether an option let the sequence stay on condition that its texts are cleaned.
+    """
 
     sequence: int | None = None
     depth: int = 0
     dummies: bool = False
+    cleaned: bool = False
 
 
 def clean_dataset(dataset: Dataset, walk: Walk) -> None:
@@ -133,11 +140,9 @@ def _clean_by_option(
     if option is Option.MODIFIED_DATES:
         return _shift(element, walk)
     if element.VR == "SQ":
-        if option is Option.STRUCTURED or place.depth:
-            _items(element, walk, place)
-            walk.counts["cleaned"] += 1
-            return True
-        return False
+        _items(element, walk, place, cleaned=True)
+        walk.counts["cleaned"] += 1
+        return True
     if option in (Option.DESCRIPTORS, Option.PATIENT, Option.DEVICE, Option.STRUCTURED):
         return _clean_text(element, walk)
     return False
@@ -214,8 +219,19 @@ def _without_rule(dataset: Dataset, element: DataElement, walk: Walk, place: _Pl
         _remove(dataset, element, walk, "removed")
     elif vr in values.LONG_TEXT:
         _long_text(dataset, element, walk, place)
+    elif place.cleaned and vr in values.SHORT_TEXT:
+        if not _standard_code(dataset):
+            _clean_text(element, walk)
+            if values.empty(element):
+                _replace(dataset, element, walk, place)
     elif place.dummies and (vr in values.SHORT_TEXT or vr in values.BINARY):
         _replace(dataset, element, walk, place)
+
+
+def _standard_code(dataset: Dataset) -> bool:
+    """Tell whether the item is a code of a public scheme, not of the hospital's own."""
+    scheme = dataset.get("CodingSchemeDesignator", "")
+    return str(scheme).strip() in _PUBLIC_SCHEMES
 
 
 def _long_text(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
@@ -228,8 +244,8 @@ def _long_text(dataset: Dataset, element: DataElement, walk: Walk, place: _Place
         _remove(dataset, element, walk, "free_text_removed")
 
 
-def _items(element: DataElement, walk: Walk, place: _Place, *, dummies: bool = False) -> None:
-    inner = _Place(int(element.tag), place.depth + 1, dummies or place.dummies)
+def _items(element: DataElement, walk: Walk, place: _Place, *, cleaned: bool = False) -> None:
+    inner = _Place(int(element.tag), place.depth + 1, place.dummies, place.cleaned or cleaned)
     for item in element.value or ():
         _clean(item, walk, inner)
 

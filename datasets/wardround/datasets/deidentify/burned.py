@@ -7,23 +7,23 @@ all of them in four and more neighbouring shapes.
 1. At three sizes of the picture, bright and dark strokes are taken out (top-hat transform).
 2. At several thresholds the connected shapes of a letter's proportions are collected.
 3. Neighbours of like height are chained into lines, left to right and top to bottom.
-4. Each line is measured (`MEASURES`) and weighed by a logistic function, whose weights were fitted
-   on text rendered into real slices (benchmarks/burned_in_text.py).
+4. Each line is measured (`MEASURES`) and weighed by a network of one hidden layer, whose 241
+   numbers were fitted on text rendered into real slices (benchmarks/burned_in_text.py).
 
 No recognition, so no language, alphabet or model file. What is too small or too faint for it is
 listed in the README.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-
-from wardround.datasets.deidentify.burned_weights import BIAS, MEANS, SCALES, THRESHOLD, WEIGHTS
 
 Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -48,6 +48,8 @@ MEASURES = (
     "letters",
     "size",
 )
+# Log-odds above which a line counts as text; the README tells what it misses and what it alarms.
+THRESHOLD = 1.5
 _STROKE = 7  # pixels; a stroke of up to 5 is seen, at half size up to 10, at a quarter up to 20
 _THRESHOLDS = (0.08, 0.16, 0.3, 0.5)
 _LEAST_HEIGHT, _MOST_HEIGHT = 5, 48
@@ -64,15 +66,37 @@ class Line:
     measures: tuple[float, ...]
     box: tuple[int, int, int, int]
 
-    def score(self) -> float:
-        """Return the log-odds that this is text."""
-        scaled = (np.array(self.measures) - MEANS) / SCALES
-        return float(np.clip(scaled, -4, 4) @ WEIGHTS + BIAS)
-
 
 def shows_text(plane: Plane) -> bool:
     """Tell whether a grey plane (rows x columns, any range) looks as if it held a line of text."""
-    return any(line.score() > THRESHOLD for line in lines(plane))
+    return any(score(line.measures) > THRESHOLD for line in lines(plane))
+
+
+def score(measures: Sequence[float] | NDArray[np.float32]) -> float:
+    """Return the log-odds that a line of these measures is text."""
+    net = _network()
+    scaled = np.clip((np.asarray(measures) - net.means) / net.scales, -4, 4)
+    return float(np.tanh(net.hidden @ scaled + net.hidden_bias) @ net.output + net.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    means: Table
+    scales: Table
+    hidden: Table
+    hidden_bias: Table
+    output: Table
+    bias: float
+
+
+@lru_cache(maxsize=1)
+def _network() -> _Network:
+    text = resources.files(__package__).joinpath("burned_weights.txt").read_text("ascii")
+    rows = [
+        np.array(line.split(), np.float64) for line in text.splitlines() if not line.startswith("#")
+    ]
+    means, scales, *hidden, hidden_bias, output, bias = rows
+    return _Network(means, scales, np.array(hidden), hidden_bias, output, float(bias[0]))
 
 
 def lines(plane: Plane) -> Iterator[Line]:

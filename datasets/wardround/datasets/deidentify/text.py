@@ -63,7 +63,7 @@ class Identity:
     def add_name(self, value: str) -> None:
         """Remember a person's name: each part of it as a word, and the whole."""
         for word in _WORD.findall(value.casefold()):
-            if len(word) >= _SHORTEST_NAME and not word.isdigit():
+            if len(word) >= (_SHORTEST_NAME if word.isascii() else 2) and not word.isdigit():
                 self._names.add(word)
         self.add(value, always=True)
 
@@ -74,7 +74,7 @@ class Identity:
         """
         words = _WORD.findall(value.casefold())
         phrase = " ".join(words)
-        if len(phrase) < _SHORTEST_PHRASE or not words:
+        if not words or len(phrase) < (_SHORTEST_PHRASE if phrase.isascii() else 3):
             return
         if not always and all(word in _common_words() or len(word) < 3 for word in words):
             return
