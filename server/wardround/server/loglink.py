@@ -11,7 +11,7 @@ from wardround.privacy.loghead import (
     to_hex,
 )
 from wardround.server.audit import AuditLog
-from wardround.server.errors import StatementRefused
+from wardround.server.errors import LogDamaged, StatementRefused
 
 
 @dataclass(slots=True)
@@ -60,15 +60,23 @@ class LogLink:
     def receive(self, head: SiteHead) -> tuple[int, ...]:
         """Take in what the site says; return the index of each of its statements.
 
-        Raises StatementRefused or CosignatureRefused; nothing of the message is kept then.
+        Raises LogDamaged when the site has witnessed more than this log holds (this database is
+        an old copy: nothing may be appended before `AuditLog.recover`), StatementRefused, or
+        CosignatureRefused, which leaves the statements logged.
         """
+        size = self.log.size()
+        if head.size > size:
+            raise LogDamaged(
+                f"{self.site} has witnessed {head.size} entries, this log has {size}: the "
+                "database is an old copy; take the rest back from a site before anything else"
+            )
+        self._size, self._mirrored = head.size, head.mirrored
         statements = [envelope.statement() for envelope in head.statements]
         for statement in statements:
             if statement.site != self.site:
                 raise StatementRefused(f"{self.site} sends a statement of {statement.site}")
         indices = self.log.append_statements(head.statements) if statements else ()
+        self._owed = {s.sequence: i for s, i in zip(statements, indices, strict=True)}
         if head.cosignature:
             self.log.add_cosignature(self.site, head.size, head.cosignature)
-        self._size, self._mirrored = head.size, head.mirrored
-        self._owed = {s.sequence: i for s, i in zip(statements, indices, strict=True)}
         return indices
