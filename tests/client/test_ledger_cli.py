@@ -184,6 +184,13 @@ def test_no_site_is_no_traceback(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_folder_named_in_the_wrong_place_is_not_passed_over(home: Path) -> None:
+    result = CliRunner().invoke(
+        ledger_cli.app, ["--home", str(home), "budget", "set", "x", "--epsilon=1", "--delta=0.1"]
+    )
+    assert result.exit_code == 2
+
+
 def test_a_day_that_is_none_is_refused(home: Path) -> None:
     run(ledger_cli.app, "--home", home, "--since", "yesterday", fails=LedgerError)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
@@ -48,6 +49,8 @@ def ledger(
 ) -> None:
     """Show opening, spends and closing of each data set and study."""
     if context.invoked_subcommand is not None:
+        if context.get_parameter_source("home") is ParameterSource.COMMANDLINE:
+            raise typer.BadParameter(f"write it after: ledger {context.invoked_subcommand} --home")
         return
     day = 86_400_000
     book = open_ledger(home).book()
