@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import httpx
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.interceptors import (
@@ -28,7 +29,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from wardround.server.control import Control
-from wardround.server.errors import FlowerRefused, LinkError
+from wardround.server.errors import FlowerRefused, FlowerUnreachable, LinkError
 
 FAILURES: Final = 3
 """How often in a row a ServerApp may fail quickly before its run is given up."""
@@ -159,9 +160,14 @@ class RunKeeper:
             flower_id = self._control.start_run(run)
             deadline = time.monotonic() + ACQUIRE_SECONDS
             while time.monotonic() < deadline:
-                answer = self._runtime.AcquireTask(
-                    AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
-                )
+                try:
+                    answer = self._runtime.AcquireTask(
+                        AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
+                    )
+                except httpx.HTTPError as error:
+                    raise FlowerUnreachable(
+                        f"the SuperLink gave out no task for run {run} ({type(error).__name__})"
+                    ) from None
                 if answer.token and answer.task.run_id == flower_id:
                     return flower_id, answer.token
                 time.sleep(self._poll_seconds)

@@ -285,7 +285,7 @@ def _uvicorn_config(
         ws="none",
         limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(STOP_SECONDS),
+        timeout_graceful_shutdown=2,
     )
     config.load()
     config.ssl = certificate

@@ -1,6 +1,7 @@
 """The site runner against the Runtime API of a real SuperNode whose messages are put in by hand."""
 
 import hashlib
+import signal
 import socket
 import threading
 import time
@@ -250,3 +251,11 @@ def test_a_reply_beyond_the_limits_is_never_made() -> None:
     for kind, size in (("", 0), ("x" * 65, 0), ("task", MAX_BODY + 1)):
         with pytest.raises(MalformedData, match="payload"):
             make_reply(request, kind, bytes(size), None)
+
+
+def test_a_signal_ends_the_runner_after_the_task_at_hand(node: SuperNode) -> None:
+    site = Site(node)
+    previous = signal.getsignal(signal.SIGTERM)
+    threading.Timer(0.3, signal.raise_signal, [signal.SIGTERM]).start()
+    site.runner.run_forever()
+    assert signal.getsignal(signal.SIGTERM) is previous

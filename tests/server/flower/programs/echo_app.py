@@ -14,6 +14,7 @@ from wardround.server.exchange import Exchange, Failure, Request
 
 SITES = ("east", "north", "south")
 EXCHANGES = int(os.environ.get("ECHO_EXCHANGES", "4"))
+BYTES = int(os.environ.get("ECHO_BYTES", "100000"))
 
 app = ServerApp()
 
@@ -26,7 +27,8 @@ def main(grid: Grid, context: Context) -> None:
     exchange = Exchange(grid)
     for number in range(done, EXCHANGES):
         began = time.monotonic()
-        requests = {site: Request("echo", f"{number}".encode(), bytes(100_000)) for site in SITES}
+        payload = os.urandom(BYTES)
+        requests = {site: Request("echo", f"{number}".encode(), payload) for site in SITES}
         answers = {}
         for site, answer in exchange.ask(requests, deadline=60):
             if isinstance(answer, Failure):
