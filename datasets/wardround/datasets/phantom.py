@@ -5,9 +5,9 @@ classes can be learned by a small network in a minute, though not from a single 
 contrast, shading and noise vary from patient to patient, and every `scanner` has its own gain,
 shading and sharpness, so that hospitals differ as they really do.
 
-`images` writes PNG files in one folder per class, `volumes` NIfTI files in the layout of the
-Medical Segmentation Decathlon (Antonelli et al., Nat. Commun. 13:4128, 2022), `table` a CSV file
-and its schema. The generator is numpy's: nothing here is a secret.
+`write_images` writes PNG files in one folder per class, `write_volumes` NIfTI files in the layout
+of the Medical Segmentation Decathlon (Antonelli et al., Nat. Commun. 13:4128, 2022), `write_table`
+a CSV file and its schema. The generator is numpy's: nothing here is a secret.
 """
 
 import csv
@@ -59,30 +59,30 @@ class Scanner:
         return recorded
 
 
-def images(
+def write_images(
     folder: Path,
     *,
     seed: int,
-    patients: int = 60,
+    patients: int = 120,
     images_per_patient: tuple[int, int] = (1, 4),
     classes: Sequence[str] = CLASSES,
     mix: Sequence[float] | None = None,
     size: int = 64,
-    scanner: int = 0,
+    scanner: int | None = None,
 ) -> Path:
     """Write `folder/<class>/<patient>_<nn>.png`, grey, 8 bits, `size` x `size`; return `folder`.
 
     `images_per_patient` is the least and the greatest number of pictures of one patient; `mix`
-    the share of each class (equal when not given), by which sites are made uneven. All pictures
-    of a patient show the same finding in the same place, seen again. Patients are called
-    `MRN<seed><nnnn>`. Raises DataError for a class that is not in `CLASSES`.
+    the share of each class (equal when not given), by which sites are made uneven; `scanner` the
+    device, one for each seed when not given. All pictures of a patient show the same finding in
+    the same place, seen again. Patients are called `MRN<seed><nnnn>`. Raises DataError for a class that is not in `CLASSES`.
     """
     from PIL import Image as Pillow
 
     if unknown := sorted(set(classes) - set(CLASSES)):
         raise DataError(f"no phantom of class {unknown[0]!r}; choose from {', '.join(CLASSES)}")
     random = np.random.default_rng([seed, 1])
-    device = Scanner.of(scanner)
+    device = Scanner.of(seed if scanner is None else scanner)
     for name in classes:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for patient, name in enumerate(_spread(classes, mix, patients, random)):
@@ -95,13 +95,13 @@ def images(
     return folder
 
 
-def volumes(
+def write_volumes(
     folder: Path,
     *,
     seed: int,
     patients: int = 12,
     size: int = 24,
-    scanner: int = 0,
+    scanner: int | None = None,
     scale: float = 255.0,
 ) -> Path:
     """Write NIfTI volumes with labels in Decathlon layout and return `folder`.
@@ -110,7 +110,7 @@ def volumes(
     with a range of about 0 to `scale`. Labels: 0 background, 1 head, 2 tail of one curved body.
     """
     random = np.random.default_rng([seed, 2])
-    device = Scanner.of(scanner)
+    device = Scanner.of(seed if scanner is None else scanner)
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     cases: list[dict[str, str]] = []
@@ -168,7 +168,7 @@ categories = ["none", "typical", "atypical"]
 """
 
 
-def table(
+def write_table(
     folder: Path, *, seed: int, patients: int = 200, shift: float = 0.0, gaps: float = 0.05
 ) -> Path:
     """Write `folder/patients.csv` and `folder/schema.toml`; return the path of the CSV file.
