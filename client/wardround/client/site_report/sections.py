@@ -44,16 +44,15 @@ def egress_section(report: SiteReport) -> Section:
     listed = Table(
         "Recorded egress of the period",
         columns(
-            "No.", "When", "What", "Run", "Round", "Digest", "#Bytes", "Recipient", "Encryption",
-            "Entry of the log",
+            "No.", "When", "What", "Run, round", "Digest", "#Bytes", "Recipient", "Encryption",
+            "Log entry",
         ),
         tuple(
             (
                 cell(e.sequence),
                 cell(e.at_ms, moment),
                 cell(e.kind, lambda kind: kind.replace("_", " ")),
-                cell(e.run, _or_dash),
-                cell(e.round, lambda n: str(n) if n else "–"),
+                Cell(_place(e.run.value, e.round.value), e.run.source, e.run.entries),
                 code(e.digest),
                 number(e.size, grouped),
                 cell(e.recipient),
@@ -63,11 +62,12 @@ def egress_section(report: SiteReport) -> Section:
             for e in report.egress
         ),
         "Nothing left the site in this period, as far as it recorded.",
+        cite=False,
     )  # fmt: skip
     return Section("egress", "What left this site", (_traffic(report), listed))
 
 
-def _traffic(report: SiteReport) -> Figure:
+def _traffic(report: SiteReport) -> Block:
     long = report.end_ms - report.start_ms > 62 * 86_400_000
     sizes: dict[str, int] = {}
     for one in report.egress:
@@ -90,7 +90,7 @@ def _traffic(report: SiteReport) -> Figure:
         ),
         "None.",
     )
-    return Figure(f"Bytes recorded as sent, by {name}", (chart,) if sizes else (), table)
+    return Figure(f"Bytes recorded as sent, by {name}", (chart,), table) if sizes else table
 
 
 def decisions_section(report: SiteReport) -> Section:
@@ -300,6 +300,10 @@ def limits_section(report: SiteReport) -> Section:
     return Section(
         "limits", "What this report does not show", (Bullets(tuple(words(t) for t in texts)),)
     )
+
+
+def _place(run: str, round_number: int) -> str:
+    return f"{run}, {round_number}" if round_number else _or_dash(run)
 
 
 def _or_dash(text: str) -> str:

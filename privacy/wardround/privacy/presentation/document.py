@@ -78,7 +78,8 @@ class Table:
     """A data table; the first cell of a row is that row's header.
 
     `empty` is what the reader is told when there are no rows. `anchors` are the log entries that
-    the rows themselves list, one a row: other values then link to them.
+    the rows themselves list, one a row: other values then link to them. `cite` adds a column of
+    the log entries that a row was read from.
     """
 
     caption: str
@@ -86,6 +87,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     empty: str = "No such entry in the log."
     anchors: tuple[int, ...] = ()
+    cite: bool = True
 
     @property
     def evidence(self) -> tuple[tuple[int, ...], ...]:
@@ -93,7 +95,7 @@ class Table:
         found = tuple(
             tuple(sorted({index for one in row for index in one.entries})) for row in self.rows
         )
-        return found if any(found) and not self.anchors else ()
+        return found if self.cite and any(found) and not self.anchors else ()
 
     def column_source(self, index: int) -> Source | None:
         """Return the mark that all cells of a column share, or None: then each shows its own."""
