@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import grpc
 from fastapi import HTTPException, Request
 from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.common.event_log_plugin import EventLogWriterPlugin
@@ -19,7 +18,6 @@ from flwr.supercore.auth.typing import (
 from flwr.supercore.event_log.typing import Actor, Event, LogEntry
 from flwr.superlink.auth_plugin import ControlAuthnPlugin
 from flwr.superlink.dependencies.linkstate import get_linkstate
-from google.protobuf.message import Message
 
 TOKEN_PREFIX: Final = "wrc_"  # noqa: S105  (how a token begins, not a token)
 TOKEN_BYTES: Final = 32
@@ -95,8 +93,8 @@ class NodeRules(EventLogWriterPlugin):
 
     def compose_log_before_event(
         self,
-        request: Message,
-        context: grpc.ServicerContext | Request,
+        request: object,
+        context: object,
         account_info: AccountInfo | None,
         method_name: str,
     ) -> LogEntry:
@@ -115,11 +113,11 @@ class NodeRules(EventLogWriterPlugin):
 
     def compose_log_after_event(
         self,
-        request: Message,
-        context: grpc.ServicerContext | Request,
+        request: object,
+        context: object,
         account_info: AccountInfo | None,
         method_name: str,
-        response: Message | BaseException | None,
+        response: object,
     ) -> LogEntry:
         """Nothing to check afterwards."""
         return _entry(method_name)
