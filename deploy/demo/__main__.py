@@ -21,7 +21,9 @@ from pathlib import Path
 from rich.console import Console
 
 SITES = ("charite", "karolinska", "mayo")
-STUDY = "shapes"
+STUDY = "findings"
+CLASSES = ("clear", "nodule")
+PATIENTS = 300
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -129,14 +131,15 @@ def prepare(demo: Demo, rounds: int) -> None:
         demo.run("wardround-coordinator", "approve", site, "--yes", *coordinator)
         make_data(demo.folder / f"{site}-images", number)
         demo.run(
-            *("wardround-site", "data", "add", f"{site}-images", "--name", "shapes"),
+            *("wardround-site", "data", "add", f"{site}-images", "--name", "images"),
             *("--kind", "image-classification-2d", *home),
         )
         write_policy(demo.folder / site / "policy.toml")
     demo.run(
-        *("wardround-site", "plan", "draft", "--task", "image-classification-2d"),
-        *("--study", STUDY, "--sites", ",".join(SITES), "--rounds", str(rounds)),
-        *("--output", "study.toml", "--home", SITES[0]),
+        *("wardround-site", "plan", "draft", "--study", STUDY, "--sites", ",".join(SITES)),
+        *("--classes", ",".join(CLASSES), "--rounds", str(rounds), "--output", "study.toml"),
+        *("--title", "Findings in invented images", "--purpose", "To show a federation at work"),
+        *("--legal-basis", "none needed: invented data"),
     )
     demo.run("wardround-coordinator", "study", "create", "study.toml", *coordinator)
     for site in SITES:
@@ -148,7 +151,7 @@ def make_data(folder: Path, number: int) -> None:
     """Invented images of one hospital, in one folder a class, several for a patient."""
     from wardround.datasets import phantom
 
-    phantom.write_images(folder, seed=number)
+    phantom.write_images(folder, seed=number, patients=PATIENTS, classes=CLASSES, size=32, scanner=number)
 
 
 def write_policy(path: Path) -> None:
@@ -162,7 +165,7 @@ delta = 1e-4
 
 [[admit]]
 task = "image-classification-2d"
-data = "shapes"
+data = "images"
 epsilon = 4.0
 delta = 1e-4
 unit = "patient"
@@ -190,7 +193,14 @@ def main() -> int:
             demo.run("wardround-coordinator", "study", "start", STUDY, *coordinator)
             if demo.show("wardround-coordinator", "study", "watch", STUDY, *coordinator) != 0:
                 raise DemoFailed("the study did not end well; see the lines above")
-            demo.run("wardround-coordinator", "report", STUDY, "--output", "report", *coordinator)
+            pins = []
+            for site in SITES:
+                demo.run("wardround-site", "log", "--pin", f"{site}.pin", "--home", site)
+                pins += ["--pin", f"{site}.pin"]
+            demo.run(
+                *("wardround-coordinator", "report", STUDY, "--output", "report"),
+                *(*pins, *coordinator),
+            )
             demo.run(
                 *("wardround-coordinator", "bundle", STUDY, "--output", "evidence.zip"),
                 *("--policy", "policy.txt", *coordinator),
@@ -208,7 +218,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     out.print(f"\nDone in {time.monotonic() - began:.0f} s. Look at")
-    out.print(f"  {options.folder}/report/report.html     what an officer reads")
+    out.print(f"  {options.folder}/report/run-report.html    what an officer reads")
     out.print(f"  {options.folder}/evidence.zip           what an outsider verifies")
     return 0
 

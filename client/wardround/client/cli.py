@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from wardround.client import config
 from wardround.client.ledger_cli import app as ledger_app
 from wardround.client.plan_cli import app as plan_app
+from wardround.client.plan_draft import draft
 from wardround.client.study_cli import policy_app, study_app
 from wardround.datasets.data_cli import app as data_app
 from wardround.privacy.errors import WardroundError
@@ -26,6 +28,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data", help="Data sets: add, list, check, show, deidentify.")
 app.add_typer(study_app, name="study", help="Studies: review, approve, refuse.")
 app.add_typer(policy_app, name="policy", help="What this site admits: show, check.")
+plan_app.command()(draft)
 app.add_typer(plan_app, name="plan", help="What a plan costs; drafts of plans.")
 app.add_typer(ledger_app, name="ledger", help="The privacy budget, spent and left.")
 
@@ -95,12 +98,30 @@ def start(home: HomeOption = DEFAULT_HOME) -> None:
 def log(
     home: HomeOption = DEFAULT_HOME,
     last: Annotated[int, typer.Option(help="How many entries to show.")] = 20,
+    pin: Annotated[
+        Path | None,
+        typer.Option(help="Write the newest checkpoint this site cosigned: an auditor's pin."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Write this site's line for an auditor's policy file.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show this site's own copy of the log, checked when it came."""
     from wardround.client.site import Site
+    from wardround.privacy.verify import site_line
 
     with Site.open(config.load(home)) as site:
+        if pin is not None:
+            pin.write_bytes(site.witness.pin())
+            out.print(f"{pin}: the newest checkpoint this site cosigned")
+        if key is not None:
+            keys = site.home.public_keys()
+            line = site_line(site.pins.origin, keys.site, keys.identity, keys.witness)
+            key.write_text(line + "\n", encoding="utf-8")
+            out.print(f"{key}: this site's keys, for an auditor's policy file")
+        if pin is not None or key is not None:
+            return
         rows = site.log_rows(last)
     if as_json:
         for row in rows:
@@ -118,7 +139,7 @@ def main() -> None:
         app()
     except WardroundError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"[bold red]error:[/] {error}", markup=True
+            Text.assemble(("error: ", "bold red"), str(error))
         )
         sys.exit(1)
     except KeyboardInterrupt:

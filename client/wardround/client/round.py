@@ -115,7 +115,7 @@ class RoundHandler:
             return Answer({"signature": encode(signature)}), None
         if kind is Kind.OPEN:
             return self._open(run, ask), None
-        return self._close(run, ask, _vector(payload)), None
+        return self._close(run, ask, payload), None
 
     # -- once a run -----------------------------------------------------------------------------
 
@@ -312,16 +312,17 @@ class RoundHandler:
         )
         return Answer({"shares": encode(shares)})
 
-    def _close(self, run: _Run, ask: Ask, vector: Vector) -> Answer:
-        """Keep the final model, and say how far this site's statements go."""
-        folder = self.home.folder / "models"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        np.save(folder / f"{ask.run}.npy", vector, allow_pickle=False)
+    def _close(self, run: _Run, ask: Ask, payload: bytes | None) -> Answer:
+        """Keep the final model, if there is one, and say how far this site's statements go."""
+        if payload is not None:
+            folder = self.home.folder / "models"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            np.save(folder / f"{ask.run}.npy", _vector(payload), allow_pickle=False)
+            logger.info("run %s is over; the model is in models/%s.npy", ask.run, ask.run)
         self.site.witness.require_receipts()
         self.site.witness.closing(ask.run)
         drop_updates(self.home.scratch, ask.run, exchange_rounds(run.plan) + 1)
         self._mark(ask.run, "closed", exchange_rounds(run.plan), 0)
-        logger.info("run %s is over; the model is in models/%s.npy", ask.run, ask.run)
         return Answer({})
 
     # -- what is remembered ---------------------------------------------------------------------

@@ -88,11 +88,12 @@ class Site:
         when the log contradicts what this site has witnessed.
         """
         for _ in range(1000):
-            head, _status = self.link.sync(self.witness.head())
+            sent = self.witness.head()
+            head, _status = self.link.sync(sent)
             self.witness.accept(head)
             where = self.witness.position()
-            if where.mirrored == where.size and not self.witness.pending():
-                break
+            if where.mirrored == where.size == sent.size and not self.witness.pending():
+                break  # nothing new, and the newest cosignature has been handed in
         self.check_ledger()
 
     def check_ledger(self) -> None:

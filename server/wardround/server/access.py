@@ -38,7 +38,7 @@ ROUTINE: Final = frozenset(
         "control/list-nodes",
         "control/list-runs",
     )
-) | {"/health"}
+) | {"/health", "/wardround/v1/sync"}
 """Routes whose accepted calls are counted rather than reported one by one."""
 
 

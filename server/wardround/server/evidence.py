@@ -28,16 +28,21 @@ _PAGE = 2000
 
 
 def write_bundle(
-    engine: Engine, path: Path, run: str | None = None, blobs: BlobStore | None = None
+    engine: Engine,
+    path: Path,
+    run: str | None = None,
+    blobs: BlobStore | None = None,
+    size: int | None = None,
 ) -> Path:
     """Write the evidence bundle to `path`, which must not exist; return it.
 
-    It holds the log up to its newest checkpoint, whole, whatever the `run`: a log cannot be
-    checked in part. `run` says which run's retained uploads go along (None: those of all).
-    Raises LogDamaged when no checkpoint was signed yet.
+    It holds the log up to its newest checkpoint (or that of `size`), whole, whatever the `run`: a
+    log cannot be checked in part. `run` says which run's retained uploads go along (None: those of
+    all). Raises LogDamaged when no checkpoint was signed yet.
     """
     with engine.connect().execution_options(**READ_ONLY) as connection:
-        size = connection.scalar(select(func.max(CheckpointRow.size)))
+        if size is None:
+            size = connection.scalar(select(func.max(CheckpointRow.size)))
         if size is None:
             raise LogDamaged("no checkpoint was signed yet; append and sign first")
         first = connection.scalar(select(CheckpointRow.note).where(CheckpointRow.size == size))
@@ -51,7 +56,7 @@ def write_bundle(
             bundle.add(MANIFEST, [canonical.dumps(manifest)])
             bundle.add_lines(ENTRIES, (row.leaf for row in _rows(connection, size)))
             bundle.add_lines(COLUMNS, (_columns(row) for row in _rows(connection, size)))
-            bundle.add_lines(CHECKPOINTS, _notes(connection))
+            bundle.add_lines(CHECKPOINTS, _notes(connection, size))
             projection = Projection()
             for row in _rows(connection, size):
                 projection.add(row.idx, from_leaf(row.leaf))
@@ -104,7 +109,20 @@ def _columns(row: _Row) -> bytes:
     return canonical.dumps(parts)
 
 
-def _notes(connection: Connection) -> Iterator[bytes]:
+def newest_cosigned(engine: Engine, sites: int) -> int | None:
+    """Return the size of the newest checkpoint that `sites` witnesses cosigned; None for none."""
+    query = (
+        select(CosignatureRow.size)
+        .group_by(CosignatureRow.size)
+        .having(func.count() >= sites)
+        .order_by(CosignatureRow.size.desc())
+        .limit(1)
+    )
+    with engine.connect().execution_options(**READ_ONLY) as connection:
+        return connection.scalar(query)
+
+
+def _notes(connection: Connection, size: int) -> Iterator[bytes]:
     lines: dict[int, list[str]] = {}
     for row in connection.execute(
         select(CosignatureRow.size, CosignatureRow.line).order_by(
@@ -112,6 +130,7 @@ def _notes(connection: Connection) -> Iterator[bytes]:
         )
     ):
         lines.setdefault(row.size, []).append(row.line)
-    query = select(CheckpointRow.size, CheckpointRow.note).order_by(CheckpointRow.size)
+    query = select(CheckpointRow.size, CheckpointRow.note).where(CheckpointRow.size <= size)
+    query = query.order_by(CheckpointRow.size)
     for row in connection.execute(query):
         yield canonical.dumps(row.note + "".join(lines.get(row.size, [])))

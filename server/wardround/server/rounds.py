@@ -67,6 +67,7 @@ from wardround.server.studies import Studies
 
 logger = logging.getLogger(__name__)
 SOFTWARE = f"wardround {version('wardround')}"
+CLOSING_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -110,7 +111,6 @@ class StudyRun:
         while record.round < exchange_rounds(self.plan):
             vector = self._round(aggregator, record, vector, optimiser)
             record = self.studies.run(self.run)
-        self._close(vector)
         self._finish("completed", "", vector)
 
     # -- once a run -----------------------------------------------------------------------------
@@ -164,32 +164,26 @@ class StudyRun:
         name = hashlib.sha256(data).hexdigest()
         self.log.append([KeyBookMade(self.run, name, book.sites, len(data), data.hex())])
 
-    def _close(self, vector: Vector) -> None:
-        """Hand the final model to the sites and collect their closing statements."""
-        payload = vector.astype("<f4").tobytes()
-        requests: dict[str, dict[str, bytes]] = {site: {} for site in self.plan.participants.sites}
-        # Twice: closing statements are asked for when everything said before has its receipt.
-        for _ in range(2):
-            for _site, _answer, _payload in self._ask(Kind.CLOSE, requests, "close", payload):
-                pass
-
     def _finish(self, outcome: str, reason: str, vector: Vector | None) -> None:
+        """End the run: closing statements, the log's last word, and cosignatures under it."""
+        self._close(None if vector is None else vector.astype("<f4").tobytes())
         done = self.studies.run(self.run).round
-        self.log.append(
-            [
-                RunEnd(
-                    self.run,
-                    outcome,
-                    one_line(reason),
-                    done,
-                    model_digest(vector) if vector is not None else "",
-                )
-            ]
-        )
+        model = "" if vector is None else model_digest(vector)
+        self.log.append([RunEnd(self.run, outcome, one_line(reason), done, model)])
         self.log.checkpoint()
+        self._close(None)
         with self.studies.editing(self.run) as row:
             row.status = {"aborted": "failed"}.get(outcome, outcome)
             row.stage, row.note = "over", one_line(reason)
+
+    def _close(self, payload: bytes | None) -> None:
+        """Hand the sites the final model, if there is one; take in what they have to say."""
+        online = self.exchange.nodes()
+        parts: dict[str, dict[str, bytes]] = {
+            site: {} for site in self.plan.participants.sites if site in online
+        }
+        for _ in self._ask(Kind.CLOSE, parts, "close", payload, CLOSING_SECONDS):
+            pass
 
     # -- each round -----------------------------------------------------------------------------
 
@@ -363,15 +357,17 @@ class StudyRun:
         parts: Mapping[str, Mapping[str, bytes]],
         stage: str,
         payload: bytes | None = None,
+        seconds: float | None = None,
     ) -> Iterator[tuple[str, Answer, bytes | None]]:
         """Ask sites and yield each good answer as it comes; log what each site says.
 
         A site whose copy of the log stood elsewhere than we took it to is asked once more.
         """
-        stale = yield from self._ask_once(kind, parts, stage, payload)
+        deadline = seconds or self.rules.exchange_deadline
+        stale = yield from self._ask_once(kind, parts, stage, payload, deadline)
         if stale:
             again = {site: parts[site] for site in stale}
-            yield from self._ask_once(kind, again, stage, payload)
+            yield from self._ask_once(kind, again, stage, payload, deadline)
 
     def _ask_once(
         self,
@@ -379,6 +375,7 @@ class StudyRun:
         parts: Mapping[str, Mapping[str, bytes]],
         stage: str,
         payload: bytes | None,
+        deadline: float,
     ) -> Generator[tuple[str, Answer, bytes | None], None, list[str]]:
         requests = {
             site: Request(kind, Ask(self.run, part, self._link(site).head()).to_bytes(), payload)
@@ -386,7 +383,7 @@ class StudyRun:
         }
         self._traffic.down += sum(len(r.body) + len(r.payload or b"") for r in requests.values())
         stale: list[str] = []
-        for site, reply in self.exchange.ask(requests, self.rules.exchange_deadline):
+        for site, reply in self.exchange.ask(requests, deadline):
             if isinstance(reply, Failure):
                 self._drop(site, stage, reply.detail)
                 continue
