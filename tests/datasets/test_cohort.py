@@ -22,9 +22,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One phantom of each kind; their patients differ."""
     base = tmp_path_factory.mktemp("sources")
     return {
-        IMAGES: phantom.write_images(base / "images", seed=1, patients=30),
-        VOLUMES: phantom.write_volumes(base / "volumes", seed=2, patients=5),
-        TABLE: phantom.write_table(base / "table", seed=3, patients=60),
+        IMAGES: phantom.images(base / "images", seed=1, patients=30),
+        VOLUMES: phantom.volumes(base / "volumes", seed=2, patients=5),
+        TABLE: phantom.table(base / "table", seed=3, patients=60),
     }
 
 
@@ -116,7 +116,7 @@ def test_summary_counts_units_of_privacy(sources: dict[str, Path], tmp_path: Pat
 
 
 def test_a_picture_changed_after_it_was_added_is_not_read(tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=12)
+    source = phantom.images(tmp_path / "in", seed=1, patients=12)
     cohort = add(source, tmp_path, "one", IMAGES, key=KEY)
     sample = cohort.samples("train")[0]
     other = cohort.samples("train")[-1]
@@ -131,7 +131,7 @@ def test_a_picture_changed_after_it_was_added_is_not_read(tmp_path: Path) -> Non
 
 
 def test_a_table_changed_after_it_was_added_is_not_read(tmp_path: Path) -> None:
-    source = phantom.write_table(tmp_path / "in", seed=1, patients=30)
+    source = phantom.table(tmp_path / "in", seed=1, patients=30)
     add(source, tmp_path, "one", TABLE, key=KEY)
     source.write_text(source.read_text() + "MRN0019999,50,F,100,2,none,1\n")
     with pytest.raises(CohortInvalid, match="changed after it was added"):
@@ -167,8 +167,8 @@ def test_damaged_private_files_are_one_clear_line(sources: dict[str, Path], tmp_
 
 
 def test_the_same_patients_under_another_name_share_the_budget(tmp_path: Path) -> None:
-    first = phantom.write_images(tmp_path / "a", seed=1, patients=15)
-    second = phantom.write_images(tmp_path / "b", seed=2, patients=15)
+    first = phantom.images(tmp_path / "a", seed=1, patients=15)
+    second = phantom.images(tmp_path / "b", seed=2, patients=15)
     one = add(first, tmp_path, "one", IMAGES, key=KEY)
     two = add(second, tmp_path, "two", IMAGES, key=KEY)
     again = add(first, tmp_path, "again", IMAGES, key=KEY)
@@ -184,19 +184,17 @@ def test_the_same_patients_under_another_name_share_the_budget(tmp_path: Path) -
 
 
 def test_replacing_keeps_the_budget(tmp_path: Path) -> None:
-    one = add(
-        phantom.write_images(tmp_path / "a", seed=1, patients=9), tmp_path, "d", IMAGES, key=KEY
-    )
+    one = add(phantom.images(tmp_path / "a", seed=1, patients=9), tmp_path, "d", IMAGES, key=KEY)
     with pytest.raises(DataError, match="already"):
         add(tmp_path / "a", tmp_path, "d", IMAGES, key=KEY)
-    source = phantom.write_images(tmp_path / "b", seed=2, patients=9)
+    source = phantom.images(tmp_path / "b", seed=2, patients=9)
     two = add(source, tmp_path, "d", IMAGES, key=KEY, replace=True)
     assert one.pseudonym == two.pseudonym
     assert one.digest() != two.digest()
 
 
 def test_a_tiny_site_with_one_class_can_take_part_and_is_told(tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=3, classes=["nodule"])
+    source = phantom.images(tmp_path / "in", seed=1, patients=3, classes=["nodule"])
     cohort = add(source, tmp_path, "tiny", IMAGES, key=KEY)
     codes = {finding.code for finding in cohort.findings}
     assert codes == {"one-class", "few-patients"}
@@ -205,7 +203,7 @@ def test_a_tiny_site_with_one_class_can_take_part_and_is_told(tmp_path: Path) ->
 
 
 def test_one_patient_trains_and_nobody_is_held_out(tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=1, images_per_patient=(3, 3))
+    source = phantom.images(tmp_path / "in", seed=1, patients=1, images_per_patient=(3, 3))
     cohort = add(source, tmp_path, "one", IMAGES, key=KEY)
     assert len(cohort.samples("train")) == 3
     assert "no-held-out" in {finding.code for finding in cohort.findings}
@@ -223,8 +221,8 @@ def test_names_and_kinds_are_checked(sources: dict[str, Path], tmp_path: Path) -
 
 
 def test_size_fits_every_picture(tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=8)
-    phantom.write_images(source, seed=2, patients=3, size=40)
+    source = phantom.images(tmp_path / "in", seed=1, patients=8)
+    phantom.images(source, seed=2, patients=3, size=40)
     strict = add(source, tmp_path, "plain", IMAGES, key=KEY)
     assert {f.code for f in strict.findings} >= {"size-differs"}
     assert strict.summary()["shapes"] == {"64x64": len(strict.manifest.entries)}
@@ -235,7 +233,7 @@ def test_size_fits_every_picture(tmp_path: Path) -> None:
 
 
 def test_nothing_may_be_left_out_when_the_policy_says_so(tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=8)
+    source = phantom.images(tmp_path / "in", seed=1, patients=8)
     (source / "clear" / "MRN0010099_01.png").write_bytes(b"")
     with pytest.raises(DataError, match="1 cannot be used"):
         add(source, tmp_path, "one", IMAGES, key=KEY, options=Options(whole=True))

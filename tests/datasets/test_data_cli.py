@@ -33,7 +33,7 @@ def run(*args: object, home: Path) -> Result:
 
 
 def test_add_list_show_and_check(home: Path, tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=15)
+    source = phantom.images(tmp_path / "in", seed=1, patients=15)
     added = run("add", source, "--name", "chest", home=home)
     assert added.exit_code == 0, added.output
     assert re.search(r"patients\s+15", added.output)
@@ -56,7 +56,7 @@ def test_add_list_show_and_check(home: Path, tmp_path: Path) -> None:
 
 
 def test_check_says_what_is_wrong_where_and_what_to_do(home: Path, tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=15)
+    source = phantom.images(tmp_path / "in", seed=1, patients=15)
     (source / "clear" / "MRN0010001_99.png").write_bytes(b"")
     result = run("check", source, home=home)
     assert result.exit_code == 1
@@ -77,7 +77,7 @@ def test_check_says_what_is_wrong_where_and_what_to_do(home: Path, tmp_path: Pat
 
 
 def test_names_cannot_write_to_the_terminal(home: Path, tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=15)
+    source = phantom.images(tmp_path / "in", seed=1, patients=15)
     (source / "clear" / "[bold]MRN9\x1b[2J_1.png").write_bytes(b"")
     result = run("check", source, home=home)
     assert "\x1b" not in result.output
@@ -85,7 +85,7 @@ def test_names_cannot_write_to_the_terminal(home: Path, tmp_path: Path) -> None:
 
 
 def test_json_output_of_every_command(home: Path, tmp_path: Path) -> None:
-    source = phantom.write_table(tmp_path / "in", seed=1, patients=30)
+    source = phantom.table(tmp_path / "in", seed=1, patients=30)
     added = json.loads(run("add", source, "--name", "rec", "--json", home=home).stdout)
     assert added["kind"] == "tabular"
     assert json.loads(run("list", "--json", home=home).stdout) == [added]
@@ -99,11 +99,11 @@ def test_json_output_of_every_command(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["images", "volumes", "table"])
 def test_show_draws_a_folder_too(kind: str, home: Path, tmp_path: Path) -> None:
     if kind == "images":
-        source = phantom.write_images(tmp_path / "in", seed=1, patients=10)
+        source = phantom.images(tmp_path / "in", seed=1, patients=10)
     elif kind == "volumes":
-        source = phantom.write_volumes(tmp_path / "in", seed=1, patients=3)
+        source = phantom.volumes(tmp_path / "in", seed=1, patients=3)
     else:
-        source = phantom.write_table(tmp_path / "in", seed=1, patients=20)
+        source = phantom.table(tmp_path / "in", seed=1, patients=20)
     sheet = tmp_path / "sheet.png"
     assert run("show", source, "--out", sheet, home=home).exit_code == 0
     with Image.open(io.BytesIO(sheet.read_bytes())) as picture:
@@ -127,7 +127,7 @@ def test_show_draws_a_folder_too(kind: str, home: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line(args: list[str], message: str, home: Path, tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=4)
+    source = phantom.images(tmp_path / "in", seed=1, patients=4)
     result = run(*(arg.replace("{in}", str(source)) for arg in args), home=home)
     assert isinstance(result.exception, DataError)
     assert re.search(message, str(result.exception))
@@ -135,24 +135,22 @@ def test_a_mistake_is_one_line(args: list[str], message: str, home: Path, tmp_pa
 
 
 def test_adding_needs_a_site(tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=4)
+    source = phantom.images(tmp_path / "in", seed=1, patients=4)
     result = run("add", source, "--name", "x", home=tmp_path / "none")
     assert isinstance(result.exception, DataError)
     assert "wardround-site init" in str(result.exception)
 
 
 def test_kinds_are_guessed(tmp_path: Path) -> None:
-    assert guess_kind(phantom.write_images(tmp_path / "a", seed=1, patients=2)) == (
+    assert guess_kind(phantom.images(tmp_path / "a", seed=1, patients=2)) == (
         "image-classification-2d"
     )
-    assert (
-        guess_kind(phantom.write_volumes(tmp_path / "b", seed=1, patients=1)) == "segmentation-3d"
-    )
-    assert guess_kind(phantom.write_table(tmp_path / "c", seed=1, patients=2)) == "tabular"
+    assert guess_kind(phantom.volumes(tmp_path / "b", seed=1, patients=1)) == "segmentation-3d"
+    assert guess_kind(phantom.table(tmp_path / "c", seed=1, patients=2)) == "tabular"
 
 
 def test_many_findings_are_cut_short(home: Path, tmp_path: Path) -> None:
-    source = phantom.write_images(tmp_path / "in", seed=1, patients=15)
+    source = phantom.images(tmp_path / "in", seed=1, patients=15)
     for number in range(60):
         (source / "clear" / f"MRN{number}_1.png").write_bytes(b"no picture")
     result = run("check", source, home=home)

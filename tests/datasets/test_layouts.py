@@ -22,7 +22,7 @@ KIND = "image-classification-2d"
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Pictures named `<patient>_<nn>.png` in class folders."""
-    folder = phantom.write_images(tmp_path_factory.mktemp("in"), seed=1, patients=12)
+    folder = phantom.images(tmp_path_factory.mktemp("in"), seed=1, patients=12)
     return sorted(folder.rglob("*.png"))
 
 

@@ -250,7 +250,7 @@ def test_mixed_orientations_and_spacings_are_said_once(tmp_path: Path) -> None:
 
 
 def test_folders_without_a_description_need_class_names(tmp_path: Path) -> None:
-    source = phantom.write_volumes(tmp_path / "in", seed=1, patients=2)
+    source = phantom.volumes(tmp_path / "in", seed=1, patients=2)
     (source / "dataset.json").unlink()
     with pytest.raises(DataError, match="--classes"):
         add(source, tmp_path, "x", "segmentation-3d", key=KEY)

@@ -13,7 +13,7 @@ from wardround.datasets.partition import dirichlet, iid, natural
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     base = tmp_path_factory.mktemp("in")
-    source = phantom.write_images(base / "in", seed=1, patients=120, size=16)
+    source = phantom.images(base / "in", seed=1, patients=120, size=16)
     cohort = add(source, base, "x", "image-classification-2d", key=bytes(32))
     return list(cohort.samples("train"))
 

@@ -25,14 +25,14 @@ def digest(folder: Path) -> str:
 
 def test_the_seed_decides_everything(tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        phantom.write_images(tmp_path / name, seed=seed, patients=8)
-        phantom.write_table(tmp_path / name, seed=seed, patients=20)
+        phantom.images(tmp_path / name, seed=seed, patients=8)
+        phantom.table(tmp_path / name, seed=seed, patients=20)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     assert digest(tmp_path / "a") != digest(tmp_path / "c")
 
 
 def test_images_hold_every_class_and_several_pictures_of_a_patient(tmp_path: Path) -> None:
-    folder = phantom.write_images(tmp_path, seed=1, patients=40, images_per_patient=(2, 3))
+    folder = phantom.images(tmp_path, seed=1, patients=40, images_per_patient=(2, 3))
     files = sorted(folder.rglob("*.png"))
     assert {path.parent.name for path in files} == set(phantom.CLASSES)
     shots = Counter(path.name.split("_")[0] for path in files)
@@ -43,7 +43,7 @@ def test_images_hold_every_class_and_several_pictures_of_a_patient(tmp_path: Pat
 
 
 def test_mix_makes_a_site_uneven(tmp_path: Path) -> None:
-    folder = phantom.write_images(
+    folder = phantom.images(
         tmp_path, seed=1, patients=20, images_per_patient=(1, 1), mix=[0.9, 0.1, 0, 0]
     )
     counts = {name: len(list((folder / name).iterdir())) for name in phantom.CLASSES}
@@ -52,14 +52,14 @@ def test_mix_makes_a_site_uneven(tmp_path: Path) -> None:
 
 def test_an_unknown_class_or_a_wrong_mix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no phantom of class 'plague'"):
-        phantom.write_images(tmp_path, seed=1, classes=["plague"])
+        phantom.images(tmp_path, seed=1, classes=["plague"])
     with pytest.raises(DataError, match="one share"):
-        phantom.write_images(tmp_path, seed=1, mix=[1.0])
+        phantom.images(tmp_path, seed=1, mix=[1.0])
 
 
 def test_no_single_pixel_statistic_tells_the_classes_apart(tmp_path: Path) -> None:
     """Mean and spread alone must not solve it: the nearest class mean stays well below 90 %."""
-    folder = phantom.write_images(tmp_path, seed=5, patients=120, images_per_patient=(1, 1))
+    folder = phantom.images(tmp_path, seed=5, patients=120, images_per_patient=(1, 1))
     files = sorted(folder.rglob("*.png"))
     pixels = np.stack([np.asarray(Image.open(path), dtype=np.float64) for path in files])
     facts = np.stack([pixels.mean((1, 2)), pixels.std((1, 2))], axis=1)
@@ -73,7 +73,7 @@ def test_no_single_pixel_statistic_tells_the_classes_apart(tmp_path: Path) -> No
 def test_volumes_are_a_decathlon_task_with_both_tissues(tmp_path: Path) -> None:
     import nibabel
 
-    folder = phantom.write_volumes(tmp_path, seed=2, patients=3)
+    folder = phantom.volumes(tmp_path, seed=2, patients=3)
     images = sorted((folder / "imagesTr").iterdir())
     assert [p.name for p in images] == [p.name for p in sorted((folder / "labelsTr").iterdir())]
     for path in images:
@@ -90,7 +90,7 @@ def test_scanners_differ() -> None:
 
 
 def test_table_has_gaps_and_repeated_patients(tmp_path: Path) -> None:
-    path = phantom.write_table(tmp_path, seed=1, patients=200)
+    path = phantom.table(tmp_path, seed=1, patients=200)
     with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert 200 < len(rows) < 260

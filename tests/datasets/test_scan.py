@@ -179,7 +179,7 @@ def test_size_is_judged_before_reading(tmp_path: Path) -> None:
 
 def test_pictures_are_probed_in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "POOL_FROM", 1)
-    folder = phantom.write_images(tmp_path, seed=1, patients=5)
+    folder = phantom.images(tmp_path, seed=1, patients=5)
     items = [(path.relative_to(folder).as_posix(),) for path in sorted(folder.rglob("*.png"))]
     found = scan.scan(folder, items, partial(probe, root=folder, key=bytes(32)), workers=2)
     assert all(result.shape == (64, 64) and not result.refused for result in found)

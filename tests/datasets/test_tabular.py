@@ -268,7 +268,7 @@ def test_any_cells_are_rows_or_findings(cells: list[list[str]]) -> None:
 
 
 def test_rows_without_patients_stand_for_themselves(tmp_path: Path) -> None:
-    source = phantom.write_table(tmp_path / "in", seed=1, patients=30)
+    source = phantom.table(tmp_path / "in", seed=1, patients=30)
     schema = source.parent / "schema.toml"
     schema.write_text(schema.read_text().replace('patient = "patient"\n', ""))
     one = add(source, tmp_path, "one", "tabular", key=KEY)
@@ -282,7 +282,7 @@ def test_rows_without_patients_stand_for_themselves(tmp_path: Path) -> None:
 
 
 def test_a_table_needs_its_schema(tmp_path: Path) -> None:
-    source = phantom.write_table(tmp_path / "in", seed=1, patients=5)
+    source = phantom.table(tmp_path / "in", seed=1, patients=5)
     (source.parent / "schema.toml").unlink()
     with pytest.raises(DataError, match="needs a schema"):
         add(source, tmp_path, "x", "tabular", key=KEY)

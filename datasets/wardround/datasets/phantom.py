@@ -5,9 +5,9 @@ classes can be learned by a small network in a minute, though not from a single 
 contrast, shading and noise vary from patient to patient, and every `scanner` has its own gain,
 shading and sharpness, so that hospitals differ as they really do.
 
-`write_images` writes PNG files in one folder per class, `write_volumes` NIfTI files in the layout
-of the Medical Segmentation Decathlon (Antonelli et al., Nat. Commun. 13:4128, 2022), `write_table`
-a CSV file and its schema. The generator is numpy's: nothing here is a secret.
+`images` writes PNG files in one folder per class, `volumes` NIfTI files in the layout of the
+Medical Segmentation Decathlon (Antonelli et al., Nat. Commun. 13:4128, 2022), `table` a CSV file
+and its schema. The generator is numpy's: nothing here is a secret.
 """
 
 import csv
@@ -59,7 +59,7 @@ class Scanner:
         return recorded
 
 
-def write_images(
+def images(
     folder: Path,
     *,
     seed: int,
@@ -75,7 +75,8 @@ def write_images(
     `images_per_patient` is the least and the greatest number of pictures of one patient; `mix`
     the share of each class (equal when not given), by which sites are made uneven; `scanner` the
     device, one for each seed when not given. All pictures of a patient show the same finding in
-    the same place, seen again. Patients are called `MRN<seed><nnnn>`. Raises DataError for a class that is not in `CLASSES`.
+    the same place, seen again. Patients are called `MRN<seed><nnnn>`. Raises DataError for a class
+    that is not in `CLASSES`.
     """
     from PIL import Image as Pillow
 
@@ -95,7 +96,7 @@ def write_images(
     return folder
 
 
-def write_volumes(
+def volumes(
     folder: Path,
     *,
     seed: int,
@@ -168,7 +169,7 @@ categories = ["none", "typical", "atypical"]
 """
 
 
-def write_table(
+def table(
     folder: Path, *, seed: int, patients: int = 200, shift: float = 0.0, gaps: float = 0.05
 ) -> Path:
     """Write `folder/patients.csv` and `folder/schema.toml`; return the path of the CSV file.
