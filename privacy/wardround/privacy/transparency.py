@@ -142,7 +142,7 @@ def verify_inclusion(
 
     Raises ProofInvalid when it is not, or when the proof has any other length than it must.
     """
-    if not 0 <= index < size or len(proof) > MAX_PROOF:
+    if not 0 <= index < size or len(proof) > MAX_PROOF or not len(leaf) == len(root) == 32:
         raise ProofInvalid(f"entry {index} cannot be in a log of {size} entries")
     node, last, value = index, size - 1, leaf
     for part in proof:
@@ -166,11 +166,15 @@ def verify_consistency(
 
     Raises ProofInvalid when it is not, or when the proof has any other length than it must.
     """
-    if not 0 <= old <= new or len(proof) > MAX_PROOF or any(len(p) != 32 for p in proof):
+    if not 0 <= old <= new or len(proof) > MAX_PROOF:
         raise ProofInvalid(f"no proof leads from {old} to {new} entries")
+    if any(len(part) != 32 for part in (*proof, old_root, new_root)):
+        raise ProofInvalid("a hash of the proof is not 32 bytes")
     if old in (0, new):
-        expected = EMPTY_ROOT if old == 0 else new_root
-        if proof or old_root != expected:
+        agree = old_root == (EMPTY_ROOT if old == 0 else new_root) and (
+            new > 0 or new_root == EMPTY_ROOT
+        )
+        if proof or not agree:
             raise ProofInvalid(f"logs of {old} and {new} entries do not agree")
         return
     path = list(proof)
