@@ -15,7 +15,7 @@ listed in the README.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 
@@ -54,7 +54,7 @@ _STROKE = 7  # pixels; a stroke of up to 5 is seen, at half size up to 10, at a 
 _THRESHOLDS = (0.08, 0.16, 0.3, 0.5)
 _LEAST_HEIGHT, _MOST_HEIGHT = 5, 48
 _LEAST_SHAPES = 4
-_MOST_SHAPES = 1500
+_MOST_SHAPES = 700
 _SIZES = 3
 _SMALLEST_SIDE = 24
 
@@ -101,24 +101,36 @@ def _network() -> _Network:
 
 def lines(plane: Plane) -> Iterator[Line]:
     """Yield every chain of letter-like shapes in `plane`, text or not."""
-    if not plane.size or not np.isfinite(plane).all():
+    finite = np.isfinite(plane)
+    if not finite.any():
         return
+    if not finite.all():
+        plane = np.where(finite, plane, plane[finite].min())
+    for low, high in _windows(plane):
+        image = np.clip((plane - low) / (high - low), 0, 1).astype(np.float32)
+        for step in range(_SIZES):
+            if min(image.shape) < _SMALLEST_SIDE:
+                break
+            for found in _lines_of(image):
+                left, top, right, bottom = (side << step for side in found.box)
+                yield Line(found.measures, (left, top, right, bottom))
+            image = _halved(image)
+
+
+def _windows(plane: Plane) -> Iterator[tuple[float, float]]:
+    """Yield one or two grey ranges to look through, lowest and highest value."""
     low, high = (float(end) for end in np.percentile(plane, (0.5, 99.5)))
     # Text may be the few brightest or darkest pixels of all; a single hot pixel must not rule.
     low, high = (low + float(plane.min())) / 2, (high + float(plane.max())) / 2
-    if high <= low:
-        return
-    image = np.clip((plane - low) / (high - low), 0, 1).astype(np.float32)
-    for step in range(_SIZES):
-        if min(image.shape) < _SMALLEST_SIDE:
-            return
-        for turned in (False, True):
-            view = np.ascontiguousarray(image.T) if turned else image
-            for found in _lines_of(view):
-                left, upper, right, lower = (side << step for side in found.box)
-                box = (upper, left, lower, right) if turned else (left, upper, right, lower)
-                yield Line(found.measures, box)
-        image = _halved(image)
+    if high > low:
+        yield low, high
+    # Padding far below all tissue, or metal far above, would press the picture into few greys.
+    inner = plane[(plane > plane.min()) & (plane < plane.max())]
+    if inner.size:
+        first, last = (float(end) for end in np.percentile(inner, (1, 99)))
+        margin = (last - first) / 4
+        if last > first and high - low > 3 * (last - first):
+            yield first - margin, last + margin
 
 
 def _halved(image: Plane) -> Plane:
@@ -126,6 +138,57 @@ def _halved(image: Plane) -> Plane:
     even = image[:rows, :columns]
     total = even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
     return np.asarray(total / 4, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shapes:
+    """The letter-like shapes of one picture at one threshold.
+
+    `boxes` is a row of left, top, right, bottom for each; `names` their numbers in `labels`.
+    """
+
+    image: Plane
+    gradient: Plane
+    strokes: Plane
+    mask: Mask
+    labels: NDArray[np.int32]
+    boxes: Table
+    areas: NDArray[np.int64]
+    names: NDArray[np.int64]
+
+    def turned(self) -> "_Shapes":
+        """Return the same with rows and columns exchanged."""
+        return _Shapes(
+            self.image.T,
+            self.gradient.T,
+            self.strokes.T,
+            self.mask.T,
+            self.labels.T,
+            self.boxes[:, [1, 0, 3, 2]],
+            self.areas,
+            self.names,
+        )
+
+    def letters(self) -> "_Shapes":
+        """Return only those of a letter's proportions, from left to right."""
+        wide, high = self.boxes[:, 2] - self.boxes[:, 0], self.boxes[:, 3] - self.boxes[:, 1]
+        fits = (
+            (high >= _LEAST_HEIGHT)
+            & (high <= _MOST_HEIGHT)
+            & (wide <= 3.0 * high)
+            & (self.areas >= high)
+            & (self.areas <= 0.95 * wide * high + 4)
+        )
+        chosen = np.flatnonzero(fits)
+        if len(chosen) > _MOST_SHAPES:
+            chosen = chosen[np.argsort(-high[chosen])[:_MOST_SHAPES]]
+        return self.some(chosen[np.argsort(self.boxes[chosen, 0])])
+
+    def some(self, chosen: NDArray[np.intp]) -> "_Shapes":
+        """Return the shapes at these places of the list."""
+        return replace(
+            self, boxes=self.boxes[chosen], areas=self.areas[chosen], names=self.names[chosen]
+        )
 
 
 def _lines_of(image: Plane) -> Iterator[Line]:
@@ -136,44 +199,25 @@ def _lines_of(image: Plane) -> Iterator[Line]:
     ):
         for threshold in _THRESHOLDS:
             mask = strokes > threshold
-            if mask.any():
-                yield from _chains(mask, strokes, image, gradient)
+            labels, count = ndimage.label(mask, np.ones((3, 3)))
+            if count < _LEAST_SHAPES:
+                continue
+            found = ndimage.find_objects(labels)
+            boxes = np.array([(c.start, r.start, c.stop, r.stop) for r, c in found], np.float64)
+            areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+            names = np.arange(1, count + 1)
+            shapes = _Shapes(image, gradient, strokes, mask, labels, boxes, areas, names)
+            for line in _chains(shapes.letters()):
+                yield line
+            for line in _chains(shapes.turned().letters()):
+                left, top, right, bottom = line.box
+                yield Line(line.measures, (top, left, bottom, right))
 
 
-def _chains(mask: Mask, strokes: Plane, image: Plane, gradient: Plane) -> Iterator[Line]:
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    if count < _LEAST_SHAPES:
-        return
-    boxes = np.array(
-        [(c.start, r.start, c.stop, r.stop) for r, c in ndimage.find_objects(labels)], np.float64
-    )
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    wide, high = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    letters = (
-        (high >= _LEAST_HEIGHT)
-        & (high <= _MOST_HEIGHT)
-        & (wide <= 3.0 * high)
-        & (areas >= high)
-        & (areas <= 0.95 * wide * high + 4)
-    )
-    chosen = np.flatnonzero(letters)
-    if len(chosen) < _LEAST_SHAPES:
-        return
-    if len(chosen) > _MOST_SHAPES:
-        chosen = chosen[np.argsort(-high[chosen])[:_MOST_SHAPES]]
-    chosen = chosen[np.argsort(boxes[chosen, 0])]
-    boxes, areas = boxes[chosen], areas[chosen]
-    for members in _linked(boxes):
-        yield _measure(
-            boxes[members],
-            areas[members],
-            chosen[members] + 1,
-            labels,
-            mask,
-            strokes,
-            image,
-            gradient,
-        )
+def _chains(shapes: _Shapes) -> Iterator[Line]:
+    if len(shapes.names) >= _LEAST_SHAPES:
+        for members in _linked(shapes.boxes):
+            yield _measure(shapes.some(members))
 
 
 def _linked(boxes: Table) -> Iterator[NDArray[np.intp]]:
@@ -202,45 +246,35 @@ def _linked(boxes: Table) -> Iterator[NDArray[np.intp]]:
         yield np.flatnonzero(member == chain)
 
 
-def _measure(
-    boxes: Table,
-    areas: NDArray[np.int64],
-    names: NDArray[np.intp],
-    labels: NDArray[np.int32],
-    mask: Mask,
-    strokes: Plane,
-    image: Plane,
-    gradient: Plane,
-) -> Line:
-    left, top, right, bottom = boxes.T
+def _measure(shapes: _Shapes) -> Line:
+    left, top, right, bottom = shapes.boxes.T
     high, wide = bottom - top, right - left
     height = float(np.median(high))
     centre = (left + right) / 2
-    box = tuple(int(v) for v in (left.min(), top.min(), right.max(), bottom.max()))
-    x0, y0, x1, y1 = box
-    window = labels[y0:y1, x0:x1]
-    inside = np.isin(window, names)
-    local = window[inside]
-    index = np.searchsorted(np.sort(names), local)
-    order = np.argsort(names)
-    bright = image[y0:y1, x0:x1][inside]
-    stroke = strokes[y0:y1, x0:x1][inside]
-    count = len(names)
-    peak_bright = _peaks(bright, index, count)
+    x0, y0, x1, y1 = (int(v) for v in (left.min(), top.min(), right.max(), bottom.max()))
+    place = (slice(y0, y1), slice(x0, x1))
+    window = shapes.labels[place]
+    inside = np.isin(window, shapes.names)
+    order = np.argsort(shapes.names)
+    known = shapes.names[order]
+    index = np.searchsorted(known, window[inside])
+    count = len(known)
+    stroke = shapes.strokes[place][inside]
+    peak_bright = _peaks(shapes.image[place][inside], index, count)
     peak_stroke = _peaks(stroke, index, count)
     mean_stroke = np.bincount(index, stroke, count) / np.maximum(1, np.bincount(index, None, count))
     edge = inside & ~ndimage.binary_erosion(inside)
-    perimeter = np.bincount(np.searchsorted(np.sort(names), window[edge]), None, count)
-    width = 2 * areas[order] / np.maximum(1, perimeter)
+    perimeter = np.bincount(np.searchsorted(known, window[edge]), None, count)
+    width = 2 * shapes.areas[order] / np.maximum(1, perimeter)
     contrast = float(np.median(peak_stroke))
     slope = _slope(centre, bottom)
     gaps = left[1:] - np.maximum.accumulate(right)[:-1]
     margin = max(2, int(height / 2))
-    above = mask[max(0, y0 - margin) : max(0, y0 - 1), x0:x1]
-    below = mask[y1 + 1 : y1 + margin, x0:x1]
+    above = shapes.mask[max(0, y0 - margin) : max(0, y0 - 1), x0:x1]
+    below = shapes.mask[y1 + 1 : y1 + margin, x0:x1]
     around = np.concatenate([above.ravel(), below.ravel()])
-    density = float(mask[y0:y1, x0:x1].mean())
-    edges = gradient[y0:y1, x0:x1][edge]
+    density = float(shapes.mask[place].mean())
+    edges = shapes.gradient[place][edge]
     measures = (
         min(12.0, float(count)),
         min(15.0, (x1 - x0) / height),
@@ -253,14 +287,14 @@ def _measure(
         contrast,
         float(np.median(mean_stroke / (peak_stroke + 1e-3))),
         _spread(gaps) / height,
-        float(np.median(areas / (wide * high))),
+        float(np.median(shapes.areas / (wide * high))),
         float(np.median(wide)) / height,
         float(around.mean()) / (density + 1e-3) if around.size else 0.0,
         float(np.median(edges)) / (contrast + 0.02),
         float(np.mean((wide > 0.25 * high) & (wide < 1.3 * high))),
         float(np.log2(height)),
     )
-    return Line(measures, box)  # type: ignore[arg-type]  # four sides, by the tuple above
+    return Line(measures, (x0, y0, x1, y1))
 
 
 def _peaks(values: Plane, index: NDArray[np.intp], count: int) -> Table:

@@ -208,7 +208,8 @@ def _alone(task: _Task) -> _Made:
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     context = get_context("forkserver")
-    context.set_forkserver_preload([instance.__name__])
+    # The script that was started is imported once, in the fork server, not once a worker.
+    context.set_forkserver_preload(["__main__", instance.__name__])
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
 
