@@ -168,14 +168,16 @@ def verify_consistency(
     """
     if not 0 <= old <= new or len(proof) > MAX_PROOF:
         raise ProofInvalid(f"no proof leads from {old} to {new} entries")
+    if old == new:
+        expected = EMPTY_ROOT if new == 0 else new_root
+        if proof or not old_root == expected == new_root:
+            raise ProofInvalid(f"two logs of {new} entries do not agree")
+        return
     if any(len(part) != 32 for part in (*proof, old_root, new_root)):
         raise ProofInvalid("a hash of the proof is not 32 bytes")
-    if old in (0, new):
-        agree = old_root == (EMPTY_ROOT if old == 0 else new_root) and (
-            new > 0 or new_root == EMPTY_ROOT
-        )
-        if proof or not agree:
-            raise ProofInvalid(f"logs of {old} and {new} entries do not agree")
+    if old == 0:
+        if proof or old_root != EMPTY_ROOT:
+            raise ProofInvalid("a log of no entries needs no proof and has no other root")
         return
     path = list(proof)
     if old & (old - 1) == 0:
