@@ -9,6 +9,8 @@ from secagg_federation import MODEL, build, check, ready, wire
 from wardround.privacy.errors import CoordinatorBlind, OutOfOrder, TooFewSites, UploadRejected
 from wardround.privacy.model import TensorLayout
 from wardround.privacy.secagg import Contribution
+from wardround.privacy.secagg.masking import apply_streams
+from wardround.privacy.secagg.recovery import Recovery
 
 
 @pytest.mark.parametrize("bits", [32, 16])
@@ -186,11 +188,7 @@ def test_a_late_upload_stays_masked() -> None:
     federation.release()
     federation.aggregator.result()
     # All its pair masks are public now: strip them as a coordinator would.
-    from wardround.privacy.secagg.masking import apply_streams
-
     attempt = federation.aggregator._collection
-    from wardround.privacy.secagg.recovery import Recovery
-
     masks = Recovery(federation.spec.spec, task, attempt.fix_survivors(), attempt._headers).masks(
         attempt._shares
     )

@@ -6,17 +6,18 @@ with its length, so no two messages share an encoding and no encoding reads as t
 Decoding accepts exactly what encoding writes, consumes every byte, and never allocates more than
 a small multiple of the input.
 
-    bool 1 byte, 0 or 1            int   8 bytes, unsigned        float 8 bytes, IEEE 754, finite
-    bytes, str  4-byte length      tuple 4-byte count             None | X  1 byte, then X
+    bool        1 byte, 0 or 1         int    8 bytes, unsigned
+    bytes, str  4-byte length first    float  8 bytes, IEEE 754, finite, not -0
+    tuple       4-byte count first     X | None  1 byte, 0 or 1, then X
 """
 
 import hashlib
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -112,8 +113,12 @@ def signed_bytes(message: object) -> bytes:
     return b"signed:" + _encode(message, ("signature",))
 
 
-def digest(message: object) -> bytes:
-    """Return the SHA-256 of the encoding of a message: 32 bytes."""
+@lru_cache(maxsize=256)
+def digest(message: Hashable) -> bytes:
+    """Return the SHA-256 of the encoding of a message: 32 bytes.
+
+    Remembered for the last few messages: equal messages have equal encodings.
+    """
     return hashlib.sha256(encode(message)).digest()
 
 
@@ -186,16 +191,21 @@ def _read_bool(reader: _Reader) -> bool:
 
 
 def _write_float(value: Any, out: list[bytes]) -> None:
-    if type(value) is not float or not math.isfinite(value):
+    if type(value) is not float or not _has_one_form(value):
         raise MessageMalformed("a field is not a finite float")
     out.append(struct.pack(">d", value))
 
 
 def _read_float(reader: _Reader) -> float:
     (value,) = struct.unpack(">d", reader.take(8))
-    if not math.isfinite(value):
-        raise MessageMalformed("a float is not finite")
+    if not _has_one_form(value):
+        raise MessageMalformed("a float is not finite, or is negative zero")
     return float(value)
+
+
+def _has_one_form(value: float) -> bool:
+    """Whether equal floats have equal bytes: NaN and the second zero do not."""
+    return math.isfinite(value) and (value != 0 or math.copysign(1, value) > 0)
 
 
 def _integer(limit: Limit) -> _Field:

@@ -7,6 +7,7 @@ little-endian integers, never inside a message.
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated, TypeAlias, TypeVar
 
 from wardround.privacy.identity import Signer
@@ -111,7 +112,12 @@ class Task:
     @property
     def context(self) -> bytes:
         """ctx: the digest of everything above that all sites must share; keys the round."""
-        return hashlib.sha256(signed_bytes(self)).digest()
+        return _context(self)
+
+
+@lru_cache(maxsize=16)
+def _context(task: Task) -> bytes:
+    return hashlib.sha256(signed_bytes(task)).digest()
 
 
 @dataclass(frozen=True, slots=True)
