@@ -69,8 +69,9 @@ def test_values_are_those_of_torch_and_monai_on_one_sample() -> None:
     }
     torch.testing.assert_close(Dice()(outputs, targets)[0], DiceLoss(**ready)(outputs, truth))
     focal = FocalLoss(to_onehot_y=True, use_softmax=True, gamma=2.0, include_background=True)
+    mean_over_classes = focal(outputs, truth).double()
     torch.testing.assert_close(
-        Focal()(outputs, targets)[0], focal(outputs, truth).double() * 3, rtol=1e-5, atol=1e-6
+        Focal()(outputs, targets)[0], mean_over_classes * 3, rtol=1e-5, atol=1e-6
     )
     torch.testing.assert_close(
         CrossEntropy()(outputs, targets)[0], f.cross_entropy(outputs, targets)

@@ -211,9 +211,11 @@ def _freeze_unused(model: nn.Module, input_shape: tuple[int, ...]) -> None:
     """Parameters that never reach an output would carry nothing but noise."""
     parameters = dict(model.named_parameters())
     model.eval()
-    output = model(torch.zeros(1, *input_shape)).sum()
+    with torch.enable_grad():
+        output = model(torch.zeros(1, *input_shape)).sum()
     reached = torch.autograd.grad(output, list(parameters.values()), allow_unused=True)
     for parameter, gradient in zip(parameters.values(), reached, strict=True):
         if gradient is None:
-            parameter.requires_grad_(False).zero_()
+            parameter.requires_grad_(False)
+            torch.nn.init.zeros_(parameter)
     model.train()
