@@ -222,6 +222,7 @@ def test_noise_that_hides_nothing_is_priced_without_exploding() -> None:
     assert price.accountant == "RDP"
     assert price.value > 1000
     assert epsilon([event(0.01, 0.5, 1000, relation="replace-one")], DELTA).value > 1000
+    assert epsilon([event(1e-15, 0.5, 10**9)], DELTA).text == "inf"
 
 
 # -- noise shared between sites -------------------------------------------------------------------

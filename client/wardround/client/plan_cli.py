@@ -42,9 +42,7 @@ def cost(
     planned = PlannedSpend.of_plan(read)
     price = planned.cost()
     shared = planned.cost("aggregate") if planned.honest > 1 else None
-    # What the plan promises is against those it protects from: with shared noise, the sum's eyes.
-    promised = shared or price
-    within = promised.value <= read.privacy.target_epsilon
+    within = planned.promised().value <= read.privacy.target_epsilon
     forecasts = []
     if dataset:
         ledger = open_ledger(home)

@@ -327,6 +327,6 @@ def _text(number: Decimal) -> str:
 
 
 def _up(number: float) -> Decimal:
-    if not math.isfinite(number):
+    if not number < 1e12:  # also what is not a number: no bound
         return Decimal("Infinity")
     return Decimal(number).quantize(PLACES, rounding=ROUND_CEILING)

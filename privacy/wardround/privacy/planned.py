@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_FLOOR, Decimal
 
 from wardround.privacy.accounting import (
     Audience,
@@ -73,14 +73,25 @@ class PlannedSpend:
         """The price of the whole plan on a data set that has spent nothing yet."""
         return epsilon(self.events(), self.delta, audience=audience)
 
+    def promised(self) -> Epsilon:
+        """The price that a plan's target epsilon bounds.
+
+        Against everyone; where noise is shared, against those whom sharing protects from: the
+        coordinator with at most the plan's colluders, who see only the sum.
+        """
+        return self.cost("aggregate" if self.honest > 1 else "everyone")
+
 
 def site_sigma(sigma: Decimal, honest: int) -> Decimal:
-    """The noise multiplier of one site where `honest` of them must make `sigma` together."""
+    """The noise multiplier of one site where `honest` of them must make `sigma` together.
+
+    Rounded down, so that no more noise is accounted than a site adds.
+    """
     if honest < 1:
         raise AccountingError("noise can be shared only by more sites than may collude")
     if honest == 1:
         return sigma
-    return (sigma / Decimal(honest).sqrt()).quantize(Decimal("1e-12"), rounding=ROUND_CEILING)
+    return (sigma / Decimal(honest).sqrt()).quantize(Decimal("1e-12"), rounding=ROUND_FLOOR)
 
 
 @dataclass(frozen=True, slots=True)
