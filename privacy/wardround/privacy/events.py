@@ -34,6 +34,7 @@ from wardround.privacy.records import (
     Record,
     Site,
     Small,
+    read_exact,
 )
 from wardround.privacy.statements import Envelope, Statement
 
@@ -616,12 +617,16 @@ def from_leaf(data: bytes) -> Leaf:
 
     Signatures are not checked here, only that every text says one thing in one way.
     """
-    value = canonical.loads_object(data, max_bytes=MAX_LEAF)
+    if len(data) > MAX_LEAF:
+        raise MalformedData(f"a leaf of {len(data)} bytes; at most {MAX_LEAF} are accepted")
+    value = read_exact(data)
+    if type(value) is not dict:
+        raise MalformedData("a leaf is an object")
     said = value.keys() - _HEAD
     if len(value) != 5 or value.keys() - said != _HEAD or said not in ({"event"}, {"statement"}):
         raise MalformedData("a leaf has exactly its five fields")
     kind, actor, ts_ms = value["kind"], value["actor"], value["ts_ms"]
-    head = _Head(actor, kind, ts_ms, value["v"])  # type: ignore[arg-type]  # checked when made
+    head = _Head(actor, kind, ts_ms, value["v"])
     if "event" in value:
         event = read_event(head.kind, value["event"])
         if event.signed:

@@ -15,7 +15,7 @@ from wardround.privacy import canonical
 from wardround.privacy.canonical import Json
 from wardround.privacy.errors import MalformedData
 from wardround.privacy.identity import Signer, verify_signature
-from wardround.privacy.records import Hex32, Millis, Name, Pattern, Range, Record, Site
+from wardround.privacy.records import Hex32, Millis, Name, Pattern, Range, Record, Site, read_exact
 
 FIRST = "0" * 64  # `previous` of a site's first statement
 _TYPE = "application/vnd.wardround.{}.v1+json"
@@ -136,7 +136,7 @@ class Envelope(Record):
 
         Raises MalformedData when the payload is not canonical or not of the type it says.
         """
-        statement = Statement.from_json(canonical.loads(self.body()))
+        statement = Statement.from_json(read_exact(self.body()))
         if self.payload_type != payload_type(statement.kind):
             raise MalformedData("payload type and kind of the statement differ")
         return statement
