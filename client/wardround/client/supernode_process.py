@@ -88,7 +88,9 @@ def main(arguments: list[str]) -> None:
     settings = json.load(sys.stdin)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     threading.excepthook = _end_with_thread
+    logging.basicConfig(format="%(asctime)s %(levelname)s SuperNode: %(message)s")
     flower = logging.getLogger("flwr")
+    flower.handlers.clear()
     flower.setLevel(logging.WARNING)
     flower.addFilter(OnceInAWhile())
     pace.hurry_supernode()
@@ -98,7 +100,9 @@ def main(arguments: list[str]) -> None:
     secret = bytes.fromhex(settings["secret"])
     state_factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
     app = OnlyRunner(create_app(state_factory=state_factory, superexec_auth_secret=secret))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, ws="none")
+    )
     listening = socket.socket(fileno=int(descriptor))
     threading.Thread(target=server.run, args=([listening],), daemon=True).start()
     supernode.start_client_internal(

@@ -61,7 +61,11 @@ RUNTIME: Final = (
     "pull-messages",
     "get-nodes",
 )
-_LARGE: Final = {"/v1/fleet/push-object", "/v1/runtime/push-object"}
+_LARGE: Final = {
+    "/v1/fleet/push-object",
+    "/v1/runtime/push-object",
+    "/v1/runtime/push-messages",  # names all parts of the messages to all sites
+}
 _METHODS: Final = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 PUBLIC_ROUTES: Final = frozenset(f"/v1/fleet/{name}" for name in FLEET)

@@ -24,13 +24,6 @@ from wardround.privacy import quiet
 from wardround.server import guard
 
 PARENT_CHECK_SECONDS: Final = 0.5
-PULL_PACE: Final = {
-    "initial_backoff": 0.05,
-    "backoff_cap": 1.0,
-    "max_tries_per_object": 10_000,
-}
-"""How Flower waits for a part of a reply that is still on its way up: by itself it waits 1 s, 2 s,
-4 s, up to 10 s."""
 HOME_VARIABLE: Final = "WARDROUND_COORDINATOR_HOME"
 
 logger = logging.getLogger(__name__)
@@ -60,18 +53,16 @@ def _serve(address: str, token: str, serverapp: str) -> int:
     from flwr.proto.runtime_pb2 import PullTaskInputRequest, PushTaskOutputRequest
     from flwr.serverapp import ServerApp
     from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-    from flwr.supercore.inflatable import inflatable_utils
     from flwr.supercore.task_identity import TaskIdentity
-    from flwr.superlink.grid import HttpGrid
 
     from wardround.privacy.errors import WardroundError
     from wardround.server.fab import fab_digest
+    from wardround.server.grid import StreamingGrid
 
     for name in ("flwr", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    pull = inflatable_utils.pull_objects
-    pull.__kwdefaults__ = {**(pull.__kwdefaults__ or {}), **PULL_PACE}
-    grid = HttpGrid(runtime_api_address=address, insecure=True, token=token)
+    logging.getLogger("flwr").handlers.clear()  # it would say everything twice
+    grid = StreamingGrid(address, token)
     client = grid._runtime_client
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heartbeat.start()

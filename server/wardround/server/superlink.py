@@ -169,6 +169,10 @@ class CoordinatorLink:
         """Names of the sites whose SuperNode is connected, as Flower sees it."""
         return frozenset(node.name for node in self._control.nodes() if node.online)
 
+    def registered(self) -> frozenset[str]:
+        """Names of all sites that are let in, online or not."""
+        return frozenset(node.name for node in self._control.nodes())
+
     def keep(self, run: str) -> None:
         """Keep the run's ServerApp running until it ends; safe to call again for the same run.
 
@@ -277,6 +281,7 @@ def _uvicorn_config(
     config = uvicorn.Config(
         app,
         log_config=None,
+        log_level="warning",
         access_log=False,
         server_header=False,
         date_header=False,
@@ -349,8 +354,9 @@ def _create_superlink(config: LinkConfig, authn: object, secret: bytes) -> ASGIA
 
     if not isinstance(authn, ControlAuthnPlugin):
         raise TypeError("the Control API needs an authentication plug-in")
-    for name in ("flwr", "alembic"):
+    for name in ("flwr", "alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("flwr").handlers.clear()  # it would say everything twice
     ours = {name for name, _ in PRAGMAS}
     # Flower offers no way to set these; a contract test watches over the name.
     settings = vars(sql_mixin)
