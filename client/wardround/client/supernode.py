@@ -12,6 +12,7 @@ connection for good and live on; this one ends in any such case, and is started 
 import json
 import logging
 import os
+import pwd
 import secrets
 import socket
 import subprocess
@@ -79,6 +80,18 @@ def _public_form(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
+def _group_of(user: str | None) -> int | None:
+    """The user's own group; SiteStateError if there is no such user."""
+    if user is None:
+        return None
+    try:
+        return pwd.getpwnam(user).pw_gid
+    except KeyError:
+        raise SiteStateError(
+            f"this machine knows no user {user}; create it or set another one in site.toml"
+        ) from None
+
+
 def new_secret() -> bytes:
     """The secret that SuperNode and runner share for one life of the site: 256 random bits."""
     return secrets.token_bytes(32)
@@ -122,6 +135,7 @@ class SuperNodeProcess:
             }
         ).encode()
         _load(read_private(config.key))
+        self._group = _group_of(config.user)
         if config.user is None and os.geteuid() == 0:
             logger.warning("the SuperNode runs as root; set a user for it")
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -175,20 +189,25 @@ class SuperNodeProcess:
         attempts = 0
         while not self._stopping.is_set():
             began = time.monotonic()
-            self._process = self._spawn()
-            while self._process.poll() is None:
-                if self._stopping.wait(0.2):
-                    self._end(self._process)
-                    return
+            try:
+                self._process = self._spawn()
+                ended = self._wait(self._process)
+            except OSError as error:
+                ended = f"could not be started ({error.strerror})"
+            if self._stopping.is_set():
+                return
             attempts = 0 if time.monotonic() - began > SETTLED_SECONDS else attempts + 1
             pause = RESTART_SECONDS[min(attempts, len(RESTART_SECONDS) - 1)]
-            logger.warning(
-                "the SuperNode ended (exit code %s); it starts again in %.1f s",
-                self._process.returncode,
-                pause,
-            )
+            logger.warning("the SuperNode %s; it starts again in %.1f s", ended, pause)
             self.restarts += 1
             self._stopping.wait(pause)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> str:
+        """How the process ended; on `stop` it is ended."""
+        while process.poll() is None:
+            if self._stopping.wait(0.2):
+                self._end(process)
+        return f"ended (exit code {process.returncode})"
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         descriptor = self._socket.fileno()
@@ -202,7 +221,8 @@ class SuperNodeProcess:
             start_new_session=True,  # Ctrl-C is for the parent, which then ends it in order
             env=inherited | quiet.environment(self._config.flower_home),
             user=self._config.user,
-            extra_groups=[] if self._config.user is not None else None,
+            group=self._group,
+            extra_groups=None if self._group is None else [],
         )
         if process.stdin is None:
             raise RuntimeError("the SuperNode's process has no standard input")

@@ -1,6 +1,7 @@
 """The SuperNode's key, its settings, and the pace of its loop."""
 
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,32 @@ def test_the_loop_looks_often_while_messages_come_and_seldom_in_silence(
     pace.sleep(0.5)
     pace.sleep(3)
     assert pauses == [0.2, 0.2, 1.0, 1.0, 3, Pace.REPLY_SECONDS, 0.2]
+
+
+def test_a_supernode_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_node_key(tmp_path / "node.key")
+    (tmp_path / "ca.crt").write_text("")
+    monkeypatch.setattr("wardround.client.supernode.sys.executable", str(tmp_path / "none"))
+    monkeypatch.setattr("wardround.client.supernode.RESTART_SECONDS", (0.01,))
+    config = SuperNodeConfig(
+        "127.0.0.1:1", tmp_path / "ca.crt", tmp_path / "node.key", tmp_path / "flower"
+    )
+    with SuperNodeProcess(config) as node:
+        end = time.monotonic() + 20
+        while node.restarts < 3:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert node.pid is None
+    assert "could not be started (No such file or directory)" in caplog.text
+
+
+def test_an_unknown_user_is_named(tmp_path: Path) -> None:
+    create_node_key(tmp_path / "node.key")
+    (tmp_path / "ca.crt").write_text("")
+    config = SuperNodeConfig(
+        "127.0.0.1:1", tmp_path / "ca.crt", tmp_path / "node.key", tmp_path, user="no-such-user"
+    )
+    with pytest.raises(SiteStateError, match="no-such-user"):
+        SuperNodeProcess(config)
