@@ -11,7 +11,7 @@ from pypdf.generic import ArrayObject, DictionaryObject
 
 from wardround.privacy.errors import ReportError
 from wardround.privacy.presentation import pdf
-from wardround.privacy.presentation.document import Cell, Document, Paragraph
+from wardround.privacy.presentation.document import Cell, Document, Paragraph, Table, columns
 from wardround.privacy.presentation.pdf import render_pdf
 from wardround.server.report import RunReport
 from wardround.server.report.document import run_document
@@ -133,3 +133,13 @@ def test_exporter_refuses_a_chart_without_description(
     monkeypatch.setattr(pdf, "TEMPLATES", folder)
     with pytest.raises(ReportError, match="alt"):
         render_pdf(run_document(report))
+
+
+def test_long_table_is_cut_and_says_so(report: RunReport) -> None:
+    rows = tuple((Cell(f"row {n}"),) for n in range(1_003))
+    section = replace(run_document(report).sections[0], blocks=(Table("T", columns("N"), rows),))
+    document = replace(first_pages(report), sections=(section,))
+    text = text_of(render_pdf(document))
+    assert "(first 1,000 of 1,003 rows; HTML and JSON have all)" in text
+    assert "row 999" in text
+    assert "row 1000" not in text

@@ -6,7 +6,7 @@ of Typst source, so no text can become markup. Charts are the same drawings as i
 
 import json
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Literal
@@ -20,6 +20,8 @@ from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.text import code_point, printable
 
 STANDARDS: tuple[Literal["ua-1"], Literal["a-2a"]] = ("ua-1", "a-2a")
+MAX_ROWS = 1_000
+"""A longer table is cut in the PDF, and says so: nobody reads 400 pages of digests on paper."""
 _ALWAYS_DRAWN = "–—‘’“”…→≤≥≠×σεδµ·✓"
 
 
@@ -76,6 +78,8 @@ def _data(value: object, readable: Callable[[str], str]) -> object:
         return [_data(item, readable) for item in value]
     if isinstance(value, frozenset):
         return sorted(value)
+    if isinstance(value, Table) and len(value.rows) > MAX_ROWS:
+        return _data(_cut(value), readable)
     if not is_dataclass(value):
         raise TypeError(f"a document cannot hold a {type(value).__name__}")
     written: dict[str, object] = {
@@ -87,6 +91,15 @@ def _data(value: object, readable: Callable[[str], str]) -> object:
             _data(value.column_source(index), readable) for index in range(len(value.columns))
         ]
     return {"kind": type(value).__name__, **written}
+
+
+def _cut(table: Table) -> Table:
+    told = (
+        f"{table.caption} (first {MAX_ROWS:,} of {len(table.rows):,} rows; HTML and JSON have all)"
+    )
+    return replace(
+        table, caption=told, rows=table.rows[:MAX_ROWS], anchors=table.anchors[:MAX_ROWS]
+    )
 
 
 def _drawable(text: str) -> str:
