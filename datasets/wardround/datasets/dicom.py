@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from wardround.datasets.deidentify.reading import BROKEN, parse, read_content
+from wardround.datasets.deidentify.reading import BROKEN, parse, quiet, read_content
 from wardround.datasets.dicom_frames import Frame, frames, functional_group, is_grey
 from wardround.datasets.errors import Refused
 
@@ -68,6 +68,7 @@ class _Slice:
     column_spacing: float
 
 
+@quiet()
 def read_picture(path: Path) -> Picture:
     """Read a single-frame file. Raises Refused ("several_frames" among others)."""
     dataset = parse(read_content(path, MAX_FILE_BYTES))
@@ -82,6 +83,7 @@ def read_picture(path: Path) -> Picture:
     return Picture(decoded[0], str(dataset.get("Modality", "")), sides)
 
 
+@quiet()
 def series_of(paths: Iterable[Path]) -> dict[str, list[Path]]:
     """Group files by Series Instance UID, in order of UID; what is no DICOM image is left out."""
     found: dict[str, list[Path]] = {}
@@ -95,6 +97,7 @@ def series_of(paths: Iterable[Path]) -> dict[str, list[Path]]:
     return dict(sorted(found.items()))
 
 
+@quiet()
 def read_volume(paths: Sequence[Path]) -> Volume:
     """Read the files of one series as one volume, sorted by where the slices lie.
 
@@ -148,7 +151,8 @@ def _slices(dataset: Dataset) -> Iterator[_Slice]:
 
 
 def _check_geometry(plane: _Slice) -> None:
-    numbers = np.concatenate([plane.position, plane.along_row, plane.along_column])
+    vectors = (plane.position, plane.along_row, plane.along_column)
+    numbers = np.concatenate([vector.ravel() for vector in vectors])
     if numbers.shape != (9,) or not np.isfinite(numbers).all():
         raise Refused("no_geometry", "position or orientation is no vector of numbers")
     lengths = np.linalg.norm(plane.along_row), np.linalg.norm(plane.along_column)
