@@ -4,8 +4,7 @@ The coordinator admits statements by these rules, and the verifier replays the l
 ones, so what one accepts the other does too.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from wardround.privacy.errors import MalformedData, SignatureInvalid
 from wardround.privacy.events import Enrol, Leaf, Revoke, Rotate, rotation_message
@@ -39,13 +38,8 @@ class Keyring:
     """The sites of one log, by name."""
 
     log: str
-    sites: dict[str, SiteState]
-
-    def keys(self) -> Iterator[tuple[str, bytes]]:
-        """Give every key in force or once in force here, with its site."""
-        for state in self.sites.values():
-            yield state.site, state.identity
-            yield state.site, state.witness
+    sites: dict[str, SiteState] = field(default_factory=dict)
+    used: dict[bytes, str] = field(default_factory=dict)  # every key there ever was: its site
 
     def admit(self, leaf: Leaf) -> None:
         """Take one entry in, if it may stand in the log here: a statement or a revocation.
@@ -58,13 +52,20 @@ class Keyring:
             state = self.sites.get(event.site)
             if state is None or state.revoked or state.identity.hex() != event.identity:
                 raise ChainBroken("revoked", f"the log revokes a key of {event.site} not in force")
+        digest = None
         if leaf.statement is not None and leaf.envelope is not None:
-            self._check(leaf, leaf.statement, leaf.envelope)
-        self.apply(leaf)
+            digest = self._check(leaf, leaf.statement, leaf.envelope)
+        self.apply(leaf, digest)
 
-    def apply(self, leaf: Leaf) -> None:
-        """Take one entry in without checking it; for entries that were checked before."""
+    def apply(self, leaf: Leaf, digest: str | None = None) -> None:
+        """Take one entry in without checking it; for entries that were checked before.
+
+        `digest` is that of its statement, when it is known already.
+        """
         event, site = leaf.event, leaf.site
+        if isinstance(event, Enrol | Rotate):
+            for key in (event.identity, event.witness):
+                self.used.setdefault(bytes.fromhex(key), site)
         if isinstance(event, Enrol):
             keys = bytes.fromhex(event.identity), bytes.fromhex(event.witness)
             # Enrolled again after a revocation: the statements go on counting, the key is new.
@@ -84,13 +85,13 @@ class Keyring:
                 compromised_since_ms=event.compromised_since_ms,
             )
         if leaf.statement is not None and leaf.envelope is not None:
-            self.resume(site, leaf.statement.sequence, leaf.envelope.digest())
+            self.resume(site, leaf.statement.sequence, digest or leaf.envelope.digest())
 
     def resume(self, site: str, sequence: int, last: str) -> None:
         """Set where the statements of `site` stand."""
         self.sites[site] = replace(self.sites[site], sequence=sequence, last=last)
 
-    def _check(self, leaf: Leaf, statement: Statement, envelope: Envelope) -> None:
+    def _check(self, leaf: Leaf, statement: Statement, envelope: Envelope) -> str:
         site, event = statement.site, leaf.event
         if statement.log != self.log:
             raise ChainBroken("other-log", f"the statement of {site} was made for another log")
@@ -107,7 +108,7 @@ class Keyring:
         else:
             identity = state.identity
         try:
-            envelope.verify(identity)
+            digest = envelope.verify(identity)
         except (SignatureInvalid, MalformedData) as error:
             raise ChainBroken("signature", f"statement of {site}: {error}") from None
         sequence, last = (state.sequence, state.last) if state else (0, FIRST)
@@ -123,10 +124,17 @@ class Keyring:
                 verify_signature(bytes.fromhex(event.identity), proof, message)
             except SignatureInvalid:
                 raise ChainBroken("keys", f"the new key of {site} did not sign") from None
+        return digest
 
-    def _unused(self, site: str, identity: str, witness: str) -> None:
-        if identity == witness:
+    def _unused(self, site: str, *keys: str) -> None:
+        """A key serves one purpose of one site, once: a revoked one does not come back."""
+        if len(set(keys)) != len(keys):
             raise ChainBroken("keys", f"{site} uses one key as identity and witness")
-        for owner, key in self.keys():
-            if owner != site and key.hex() in (identity, witness):
+        state = self.sites.get(site)
+        kept = () if state is None or state.revoked else (state.identity, state.witness)
+        for key in map(bytes.fromhex, keys):
+            owner = self.used.get(key)
+            if owner not in (None, site):
                 raise ChainBroken("keys", f"one key stands under two names: {owner} and {site}")
+            if owner == site and key not in kept:
+                raise ChainBroken("keys", f"{site} takes up a key that it had given up")

@@ -127,9 +127,14 @@ class Envelope(Record):
         """Return the hex SHA-256 of the signed bytes: what the next statement names."""
         return hashlib.sha256(self.signed()).hexdigest()
 
-    def verify(self, public: bytes) -> None:
-        """Check the signature under `public` (32 bytes); SignatureInvalid when it fails."""
-        verify_signature(public, _decode(self.sig), self.signed())
+    def verify(self, public: bytes) -> str:
+        """Check the signature under `public` (32 bytes) and return the digest of what it signs.
+
+        Raises SignatureInvalid when it fails.
+        """
+        signed = self.signed()
+        verify_signature(public, _decode(self.sig), signed)
+        return hashlib.sha256(signed).hexdigest()
 
     def statement(self) -> Statement:
         """Read the payload (the signature is *not* checked here).

@@ -99,7 +99,7 @@ def _read_keyring(connection: Connection, log: str) -> Keyring:
 
     The entries are the coordinator's own and were checked when they were appended.
     """
-    ring = Keyring(log, {})
+    ring = Keyring(log)
     query = select(LogEntry.leaf).where(LogEntry.kind.in_(_KEYS)).order_by(LogEntry.idx)
     for data in connection.scalars(query):
         ring.apply(from_leaf(data))

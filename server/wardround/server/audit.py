@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, func, insert, select, tuple_
+from sqlalchemy import Connection, Engine, func, insert, select, text
 
 from wardround.privacy.errors import MalformedData, SignatureInvalid
 from wardround.privacy.events import (
@@ -180,13 +180,13 @@ class AuditLog:
         with self._lock, self.engine.begin() as connection:
             serialise(connection)
             self._read_tail(connection)
-            text = connection.scalar(select(CheckpointRow.note).where(CheckpointRow.size == size))
+            stored = connection.scalar(select(CheckpointRow.note).where(CheckpointRow.size == size))
             state = self._admission.ring(connection).sites.get(site)
-            if text is None or state is None or state.revoked:
+            if stored is None or state is None or state.revoked:
                 raise CosignatureRefused(
                     f"{site} cosigns a checkpoint of {size} entries: no such checkpoint or site"
                 )
-            note, name = Note.from_bytes(text.encode()), witness_name(self.origin, site)
+            note, name = Note.from_bytes(stored.encode()), witness_name(self.origin, site)
             try:
                 signature = NoteSignature.from_line(line)
                 time_s = verify_cosignature(note.text, signature, name, state.witness)
@@ -247,8 +247,8 @@ class AuditLog:
                             f"the copy of {site} does not continue this log; two histories are "
                             "signed: keep both as evidence and begin a new log"
                         )
-                    text = Note(note.text, note.signatures[:1]).to_bytes().decode()
-                    row = {"size": tree.size, "root": checkpoint.root, "note": text}
+                    kept = Note(note.text, note.signatures[:1]).to_bytes().decode()
+                    row = {"size": tree.size, "root": checkpoint.root, "note": kept}
                     connection.execute(insert(CheckpointRow), row)
                     root = checkpoint.root.hex()
                     event = Restored(size, checkpoint.size, root, site, reason)
@@ -347,12 +347,16 @@ def _load_nodes(
     leaves = [index for level, index in nodes if level == 0]
     inner = [node for node in nodes if node[0] > 0]
     if leaves:
-        query = select(LogEntry.idx, LogEntry.leaf_hash).where(LogEntry.idx.in_(leaves))
-        found |= {(0, row.idx): row.leaf_hash for row in connection.execute(query)}
+        hashes = select(LogEntry.idx, LogEntry.leaf_hash).where(LogEntry.idx.in_(leaves))
+        found |= {(0, row.idx): row.leaf_hash for row in connection.execute(hashes)}
     if inner:
-        key = tuple_(MerkleNode.level, MerkleNode.idx)
-        for row in connection.execute(select(MerkleNode).where(key.in_(inner))):
-            found[row.level, row.idx] = row.hash
+        # One OR of primary keys: SQLite would scan the table for `(level, idx) IN (...)`.
+        terms = " OR ".join(f"(level = :l{n} AND idx = :i{n})" for n in range(len(inner)))
+        query = text(f"SELECT level, idx, hash FROM merkle_node WHERE {terms}")  # noqa: S608  # terms hold no values
+        places = {f"l{n}": node[0] for n, node in enumerate(inner)}
+        places |= {f"i{n}": node[1] for n, node in enumerate(inner)}
+        for row in connection.execute(query, places):
+            found[row.level, row.idx] = bytes(row.hash)
     missing = set(nodes) - found.keys()
     if missing:
         raise LogDamaged(f"the tree lacks the node {min(missing)}; restore the database")

@@ -47,7 +47,7 @@ class EntryPass:
 
     def __post_init__(self) -> None:
         self.runs = Runs(self.findings)
-        self.ring = Keyring(self.policy.log, {})
+        self.ring = Keyring(self.policy.log)
 
     def run(self, leaves: Iterable[bytes], rows: Iterable[bytes], sizes: set[int]) -> None:
         """Read all entries; `rows` are the lines of the columns, one for each."""

@@ -1,0 +1,286 @@
+"""The audit log: durable appends against bare inserts, a million entries verified, proofs.
+
+    python benchmarks/audit_log.py [--entries 1000000] [--postgres URL]
+
+The million entries are laid down as a long study would: of ten, three are statements that sites
+signed, the rest the coordinator's own. Times are CPU seconds of this one process where only the
+processor counts (verification, proofs), wall-clock where the disk does (appends).
+"""
+
+import argparse
+import resource
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from results import record
+from sqlalchemy import Engine, insert
+
+from wardround.privacy import canonical
+from wardround.privacy.bundle import (
+    CHECKPOINTS,
+    COLUMNS,
+    ENTRIES,
+    FORMAT,
+    MANIFEST,
+    PROJECTIONS,
+    Bundle,
+    BundleWriter,
+)
+from wardround.privacy.events import (
+    Access,
+    Enrol,
+    Genesis,
+    Refusal,
+    from_leaf,
+    statement_leaf,
+    to_leaf,
+)
+from wardround.privacy.identity import FileSigner, Roster, SiteKeys
+from wardround.privacy.notes import Checkpoint, cosign, log_id, sign_checkpoint, witness_name
+from wardround.privacy.statements import FIRST, Body, Statement, sign
+from wardround.privacy.transparency import CompactRange, leaf_hash, verify_inclusion
+from wardround.privacy.verify import Policy, verify, write_policy
+from wardround.privacy.verify.projections import Projection, columns
+from wardround.server.audit import AuditLog
+from wardround.server.database import make_engine, open_database
+from wardround.server.models import CheckpointRow, LogEntry
+
+ORIGIN = "wardround.example/bench"
+ACCESS = Access("http", "GET", "/runs", "allowed", 200, "auditor", "run-1")
+SECONDS = 2.0
+ROUNDS = 5
+
+
+def rate(work: "object", count: int, seconds: float) -> float:
+    """How many entries a second, calling `work` (which does `count`) for so long."""
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        work()  # type: ignore[operator]  # a function
+        done += count
+    return done / (time.perf_counter() - start)
+
+
+def appends(url: str, engine: Engine, rows: list[dict[str, object]], database: str) -> None:
+    """Appends against a bare insert of the same row into a table without triggers."""
+    log = AuditLog(engine, FileSigner.generate(), ORIGIN)
+    log.begin("Operator", "wardround-0.1.0")
+    leaf = to_leaf(ACCESS, 1_800_000_000_000)
+    row = {
+        "ts_ms": 1, "kind": "access", "run_id": "run-1", "round": 0, "site_id": "",
+        "actor": "", "leaf": leaf, "leaf_hash": leaf_hash(leaf),
+    }  # fmt: skip
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE bare AS SELECT * FROM log_entry WHERE 1 = 0")
+        connection.exec_driver_sql("CREATE UNIQUE INDEX bare_idx ON bare (idx)")
+    table = LogEntry.__table__.to_metadata(LogEntry.metadata.__class__(), name="bare")  # type: ignore[attr-defined]  # a Table
+    place = 0
+
+    def bare(count: int) -> None:
+        nonlocal place
+        with engine.begin() as connection:
+            connection.execute(insert(table), [{"idx": place + n, **row} for n in range(count)])
+        place += count
+
+    for count in (1, 10):
+        pairs = [
+            (
+                rate(lambda n=count: log.append([ACCESS] * n), count, SECONDS / ROUNDS),  # type: ignore[misc]
+                rate(lambda n=count: bare(n), count, SECONDS / ROUNDS),  # type: ignore[misc]
+            )
+            for _ in range(ROUNDS)
+        ]
+        ours = statistics.median(pair[0] for pair in pairs)
+        theirs = statistics.median(pair[1] for pair in pairs)
+        ratio = statistics.median(pair[0] / pair[1] for pair in pairs)
+        rows.append(
+            {
+                "name": f"durable appends, {database}, {count} a transaction",
+                "value": round(ours),
+                "unit": "entries/s",
+                "compared_to": f"bare insert, same database: {theirs:.0f}/s",
+                "ratio": round(ratio, 2),
+                "goal": "ratio >= 0.7" if count == 10 else "",
+                "met": ratio >= 0.7 if count == 10 else None,
+            }
+        )
+
+
+class Million:
+    """A log of many entries: genesis, ten sites, then of ten entries three that are signed."""
+
+    def __init__(self, entries: int) -> None:
+        self.entries = entries
+        self.log = FileSigner.generate()
+        self.id = log_id(ORIGIN, self.log.public_bytes())
+        self.sites = {
+            f"site-{n}": (FileSigner.generate(), FileSigner.generate()) for n in range(10)
+        }
+        self.last = dict.fromkeys(self.sites, (0, FIRST))
+
+    def roster(self) -> Roster:
+        return Roster(
+            tuple(
+                SiteKeys(site, identity.public_bytes(), witness.public_bytes(), site.encode())
+                for site, (identity, witness) in sorted(self.sites.items())
+            )
+        )
+
+    def say(self, site: str, event: Enrol | Refusal, now: int) -> bytes:
+        sequence, previous = self.last[site]
+        body = Body(event.to_json())
+        made = Statement(self.id, site, sequence + 1, previous, now, event.kind, body)
+        envelope = sign(made, self.sites[site][0])
+        self.last[site] = sequence + 1, envelope.digest()
+        return statement_leaf(envelope, now)
+
+    def leaves(self) -> Iterator[bytes]:
+        now = 1_800_000_000_000
+        key = self.log.public_bytes().hex()
+        yield to_leaf(Genesis(ORIGIN, key, "", "Operator", "wardround-0.1.0"), now)
+        for keys in self.roster().sites:
+            values = keys.identity.hex(), keys.witness.hex(), keys.supernode.hex()
+            yield self.say(keys.site, Enrol(keys.site, *values, "H", "w-1"), now)
+        names = sorted(self.sites)
+        for number in range(self.entries - 11):
+            now += 100
+            if number % 10 < 3:
+                event = Refusal("study-1", "a" * 64, "", 0, 0, "budget", "no epsilon left")
+                yield self.say(names[number % 10 + number // 10 % 7], event, now)
+            else:
+                yield to_leaf(ACCESS, now, "actor-1")
+
+
+def lay_down(many: Million, folder: Path) -> tuple[Path, Path, str]:
+    """Write the log as a bundle and as a database; return both and the policy."""
+    path = folder / "log.db"
+    open_database(f"sqlite:///{path}").dispose()
+    tree, projection = CompactRange(), Projection()
+    entries, lines = folder / "entries", folder / "columns"
+    with sqlite3.connect(path) as connection, entries.open("wb") as one, lines.open("wb") as two:
+        connection.execute("PRAGMA synchronous=OFF")
+        for index, data in enumerate(many.leaves()):
+            leaf, digest = from_leaf(data), leaf_hash(data)
+            connection.execute(
+                "INSERT INTO log_entry VALUES (?,?,?,?,?,?,?,?,?)",
+                (
+                    index, leaf.ts_ms, leaf.kind, leaf.run, leaf.round, leaf.site, leaf.actor,
+                    data, digest,
+                ),
+            )  # fmt: skip
+            for node in tree.append(digest):
+                connection.execute("INSERT INTO merkle_node VALUES (?,?,?)", node)
+            projection.add(index, leaf)
+            one.write(data + b"\n")
+            two.write(columns(index, leaf) + b"\n")
+    note = sign_checkpoint(Checkpoint(ORIGIN, tree.size, tree.root()), many.log)
+    cosigned = note.to_bytes().decode() + "".join(
+        cosign(note.text, witness_name(ORIGIN, site), witness, 2_000_000_000).line()
+        for site, (_, witness) in many.sites.items()
+    )
+    engine = make_engine(f"sqlite:///{path}")
+    with engine.begin() as database:
+        row = {"size": tree.size, "root": tree.root(), "note": note.to_bytes().decode()}
+        database.execute(insert(CheckpointRow), row)
+    engine.dispose()
+    manifest = {"format": FORMAT, "origin": ORIGIN, "run": None, "size": tree.size}
+    bundle = folder / "bundle.zip"
+    with BundleWriter(bundle) as writer:
+        writer.add(MANIFEST, [canonical.dumps(manifest)])
+        for name, source in ((ENTRIES, entries), (COLUMNS, lines)):
+            with source.open("rb") as file:
+                writer.add(name, iter(lambda file=file: file.read(2**20), b""))  # type: ignore[misc]
+        writer.add_lines(CHECKPOINTS, [canonical.dumps(cosigned)])
+        writer.add(PROJECTIONS, [canonical.dumps(projection.to_json())])
+    entries.unlink()
+    lines.unlink()
+    policy = write_policy(ORIGIN, many.log.public_bytes(), many.roster(), 7)
+    return bundle, path, policy
+
+
+def verification(bundle_path: Path, policy: str, count: int, rows: list[dict[str, object]]) -> None:
+    """Verify the bundle in a process of its own, for its memory."""
+    start = time.process_time()
+    with Bundle(bundle_path) as bundle:
+        result = verify(bundle, Policy.from_text(policy))
+    seconds = time.process_time() - start
+    if any(finding.breaks for finding in result.findings) or result.size != count:
+        raise SystemExit(f"the benchmark's own log does not verify: {result.findings[:3]}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    million = seconds * 1_000_000 / count
+    rows += [
+        {
+            "name": f"verify {count:,} entries (3 of 10 signed by sites), one core",
+            "value": round(seconds, 1), "unit": "s CPU", "compared_to": "", "ratio": None,
+            "goal": "under 60 s for 1,000,000", "met": million < 60,
+        },
+        {
+            "name": f"memory to verify {count:,} entries",
+            "value": round(peak, 2), "unit": "GiB", "compared_to": "", "ratio": None,
+            "goal": "under 1 GB", "met": peak < 0.93,
+        },
+    ]  # fmt: skip
+
+
+def proofs(path: Path, many: Million, rows: list[dict[str, object]]) -> None:
+    """Inclusion proofs of entries all over the log, each from the database and checked."""
+    engine = make_engine(f"sqlite:///{path}")
+    log = AuditLog(engine, many.log, ORIGIN)
+    size = log.size()
+    root = Checkpoint.from_text(log.checkpoint().decode().partition("\n\n")[0] + "\n").root
+    times = []
+    for number in range(300):
+        index = number * 7919 * 31 % size
+        tries = []
+        for _ in range(3):  # the best of three: other processes share this processor
+            start = time.perf_counter()
+            proof = log.inclusion(index, size)
+            tries.append(time.perf_counter() - start)
+        times.append(min(tries))
+        verify_inclusion(index, size, leaf_hash(log.entries(index, index + 1)[0]), proof, root)
+    engine.dispose()
+    worst = statistics.quantiles(times, n=100)[98] * 1000
+    rows.append(
+        {
+            "name": f"inclusion proof of any of {size:,} entries, 99th percentile",
+            "value": round(worst, 2), "unit": "ms",
+            "compared_to": f"median {statistics.median(times) * 1000:.2f} ms", "ratio": None,
+            "goal": "under 10 ms", "met": worst < 10,
+        }
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Run everything, print and record the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--postgres", help="URL of an empty PostgreSQL database")
+    options = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        many = Million(options.entries)
+        bundle, path, policy = lay_down(many, folder)
+        verification(bundle, policy, options.entries, rows)
+        proofs(path, many, rows)
+        engine = open_database(f"sqlite:///{folder}/append.db")
+        appends("", engine, rows, "SQLite")
+        engine.dispose()
+        if options.postgres:
+            engine = open_database(options.postgres)
+            appends("", engine, rows, "PostgreSQL")
+            engine.dispose()
+    record(rows, "audit log")
+    for row in rows:
+        print(f"{row['name']}: {row['value']} {row['unit']}  {row['compared_to']}  "
+              f"{row['ratio'] or ''}  goal {row['goal'] or '-'}  met {row['met']}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
