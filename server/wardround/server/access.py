@@ -11,6 +11,7 @@ served.
 """
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -110,9 +111,13 @@ class AccessLog:
         self._wake.set()
 
     def _work(self) -> None:
+        window_ends = time.monotonic() + self._window
         while not self._stopping:
-            window_over = not self._wake.wait(self._window)
+            self._wake.wait(max(window_ends - time.monotonic(), 0.0))
             self._wake.clear()
+            window_over = time.monotonic() >= window_ends
+            if window_over:
+                window_ends = time.monotonic() + self._window
             self._report(window_over)
         self._report(window_over=True)
 

@@ -31,6 +31,7 @@ from wardround.server.errors import FlowerRefused, FlowerUnreachable
 from wardround.server.fab import build_fab, fab_digest
 
 ONLINE: Final = "online"
+SHUT_OUT: Final = "unregistered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Node:
     public_key: bytes
     online: bool
     """As Flower sees it: a node that died shows as online for up to a minute."""
+    shut_out: bool
+    """It was registered once and is not any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +98,18 @@ class Control:
         """Let a site's SuperNode in; gives its node id.
 
         `public_key` is the PEM text of its EC P-384 key. A key that is registered under this name
-        already keeps its id; a name has one key at a time.
+        already keeps its id. A name has one key at a time and a key one name, for ever: a key that
+        was shut out stays out.
         """
-        for node in self.nodes():
-            if node.name == name and node.public_key == public_key:
-                return node.node_id
-            if node.name == name:
+        for node in self.nodes(also_shut_out=True):
+            if node.public_key == public_key:
+                if node.name == name and not node.shut_out:
+                    return node.node_id
+                raise FlowerRefused(
+                    f"the SuperNode key of {name} was shut out before, or is another site's; the "
+                    "site has to make a new one and join again"
+                )
+            if node.name == name and not node.shut_out:
                 raise FlowerRefused(
                     f"{name} has another SuperNode key registered; unregister that one first"
                 )
@@ -115,14 +124,20 @@ class Control:
                 with _translated("unregister a node"):
                     self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
 
-    def nodes(self) -> list[Node]:
-        """The registered nodes."""
+    def nodes(self, *, also_shut_out: bool = False) -> list[Node]:
+        """The registered nodes; on request those too that were registered once."""
         with _translated("list nodes"):
             answer = self._client.ListNodes(ListNodesRequest())
         return [
-            Node(node.node_id, node.name, node.public_key, node.status == ONLINE)
+            Node(
+                node.node_id,
+                node.name,
+                node.public_key,
+                online=node.status == ONLINE,
+                shut_out=node.status == SHUT_OUT,
+            )
             for node in answer.nodes_info
-            if node.status != "unregistered"
+            if also_shut_out or node.status != SHUT_OUT
         ]
 
     def start_run(self, run: str) -> int:

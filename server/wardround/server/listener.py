@@ -118,10 +118,11 @@ class Gate:
         if refusal is not None:
             await _refuse(*refusal, scope, receive, send)
             return
-        application = self._door.extra if call.is_extra else self._superlink
-        body = await _read_body(call, receive)
-        if application is None or body is None:
-            await _refuse(413, "the body is too large", scope, receive, send)
+        application = call.extra or self._superlink
+        try:
+            body = await _read_body(call, receive)
+        except _BadBody as error:
+            await _refuse(error.status, str(error), scope, receive, send)
             return
         await application(scope, _Replay(body, receive), send)
 
@@ -136,11 +137,11 @@ class _Call:
         self._method: str = scope["method"]
         self._path: str = scope["path"]
         self._token_name: str | None = None
-        self.is_extra = door.extra is not None and self._path.startswith(EXTRA_PREFIX)
+        self.extra = door.extra if self._path.startswith(EXTRA_PREFIX) else None
 
     def refusal(self) -> tuple[int, str] | None:
         """Status and reason if the call is not let in."""
-        if self.is_extra:
+        if self.extra is not None:
             return None
         if self._path not in self._door.routes:
             return 404, "not found"
@@ -161,7 +162,7 @@ class _Call:
 
     def body_limit(self) -> int:
         """Bytes that the body may have."""
-        if self.is_extra:
+        if self.extra is not None:
             return self._door.extra_body
         return LARGE_BODY if self._path in _LARGE else SMALL_BODY
 
@@ -170,7 +171,7 @@ class _Call:
         known = self._path in PUBLIC_ROUTES | LOOPBACK_ROUTES
         if known:
             api, path_class = self._path.split("/")[2], self._path
-        elif self.is_extra:
+        elif self.extra is not None:
             # The route, not the path, which may hold a token: FastAPI leaves it in the scope.
             route = getattr(self._scope.get("route"), "path", None)
             api, path_class = "wardround", route if isinstance(route, str) else "other"
@@ -195,22 +196,30 @@ class _Call:
         return None, None
 
 
-async def _read_body(call: _Call, receive: Receive) -> bytes | None:
-    """The whole body, which Flower would hold in memory anyway; None if it is too large."""
+class _BadBody(Exception):
+    """A body that is not passed on."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+async def _read_body(call: _Call, receive: Receive) -> bytes:
+    """The whole body, which Flower would hold in memory anyway. Raises `_BadBody`."""
     limit = call.body_limit()
     announced = call.headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced) > limit:
-        return None
+        raise _BadBody(413, "the body is too large")
     body = bytearray()
     more = True
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            break
+            raise _BadBody(400, "the body is not complete")
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > limit:
-            return None
+            raise _BadBody(413, "the body is too large")
     return bytes(body)
 
 

@@ -123,3 +123,21 @@ def test_an_access_log_that_cannot_write_stops_working() -> None:
     log.note(START)
     log._thread.join(5)
     assert not log.is_working
+
+
+def test_a_window_ends_even_while_calls_keep_coming() -> None:
+    seen: list[AccessRecord] = []
+    counted = threading.Event()
+
+    def on_access(record: AccessRecord) -> None:
+        seen.append(record)
+        if record.path_class == POLL.path_class:
+            counted.set()
+
+    log = AccessLog(on_access, window_seconds=0.2)
+    log.start()
+    log.note(POLL)
+    while not counted.wait(0.01):
+        log.note(START)
+    log.stop()
+    assert POLL in seen

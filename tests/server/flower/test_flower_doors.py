@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 import sqlite3
 import ssl
 import stat
@@ -191,8 +192,36 @@ def test_operator_with_a_token_registers_and_lists_nodes(
     assert (nodes["hill"].node_id, nodes["hill"].public_key) == (node_id, public_form(key))
     assert not nodes["hill"].online
     control.unregister_node("hill")
-    assert "hill" not in {node.name for node in control.nodes()}
+    assert "hill" not in coordinator.link.registered()
+    control.register_node(other, "hill")  # a new key, after the old one was shut out
+    assert "hill" in coordinator.link.registered()
     control.close()
+
+
+def test_a_key_that_was_shut_out_stays_out(
+    coordinator: Coordinator, key: ec.EllipticCurvePrivateKey
+) -> None:
+    coordinator.link.register_node(public_form(key), "isle")
+    coordinator.link.unregister_node("isle")
+    for name in ("isle", "inlet"):
+        with pytest.raises(FlowerRefused, match="make a new one"):
+            coordinator.link.register_node(public_form(key), name)
+
+
+def test_an_incomplete_body_is_not_passed_on(coordinator: Coordinator) -> None:
+    context = ssl.create_default_context(cafile=str(coordinator.home / "ca.crt"))
+    address = ("127.0.0.1", coordinator.link.public_port)
+    with (
+        socket.create_connection(address) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        head = "POST /wardround/v1/join HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b"half")
+    wait_for(
+        lambda: any(
+            (record.api, record.status) == ("wardround", 400) for record in coordinator.records
+        )
+    )
 
 
 def test_operator_with_a_wrong_token_is_told_so(coordinator: Coordinator) -> None:
