@@ -46,6 +46,9 @@ from wardround.privacy.exchange import ERROR, FAB_SHA256
 CACHED_BYTES: Final = 64 * 1024 * 1024
 """Replies kept for a request that comes again; the newest is kept whatever its size."""
 RECONNECT_SECONDS: Final = 0.5
+BUSY_SECONDS: Final = 120.0
+IDLE_POLL_SECONDS: Final = 0.5
+"""Pause between two looks for a task once none has come for `BUSY_SECONDS`."""
 
 Answer = tuple[str, bytes, bytes | None]
 
@@ -63,6 +66,7 @@ class RunnerConfig:
     allowed_fabs: frozenset[str] = frozenset({FAB_SHA256})
     """SHA-256 of the bundles for whose runs the runner works."""
     poll_seconds: float = 0.1
+    """Pause between two looks for a task while tasks come."""
 
 
 class SiteRunner:
@@ -77,6 +81,7 @@ class SiteRunner:
         self._handler = handler
         self._stopping = threading.Event()
         self._replies = _Replies()
+        self._last_task = time.monotonic()
         self._version = RuntimeVersionHttpInterceptor(component_name="flwr-clientapp")
 
     def stop(self) -> None:
@@ -118,8 +123,10 @@ class SiteRunner:
             self._stopping.wait(RECONNECT_SECONDS)
             return None
         if answer.token:
+            self._last_task = time.monotonic()
             return str(answer.token)
-        self._stopping.wait(self._config.poll_seconds)
+        silent = time.monotonic() - self._last_task > BUSY_SECONDS
+        self._stopping.wait(IDLE_POLL_SECONDS if silent else self._config.poll_seconds)
         return None
 
     def _serve(self, token: str) -> None:
