@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,25 @@ def test_two_processes_give_what_one_gives(
     assert here == there == [Probe(content=str(n), shape=(1, 2)) for n in range(70)]
     assert seen[-1] == (70, 70)
     assert len(seen) == 3
+
+
+def test_a_script_without_a_guard_is_not_run_again(tmp_path: Path) -> None:
+    """With "spawn" each process imports the main program, unless told otherwise."""
+    files(tmp_path / "in", 12)
+    (tmp_path / "script.py").write_text(
+        "from functools import partial\n"
+        "from pathlib import Path\n"
+        "from wardround.datasets import cohort_image, scan\n"
+        "print('started')\n"
+        "scan.POOL_FROM = 1\n"
+        "probe = partial(cohort_image.probe, root=Path('in'), key=bytes(32))\n"
+        "found = scan.scan(Path('in'), [(str(n),) for n in range(12)], probe, workers=2)\n"
+        "print(sorted({result.refused[0] for result in found}), __file__ != '')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "started\n['empty', 'not-an-image'] True\n"
 
 
 def test_a_file_that_kills_its_reader_is_left_out_alone(

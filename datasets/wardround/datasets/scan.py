@@ -9,9 +9,11 @@ held are then tried alone, and the one that kills its process again is left out 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -178,9 +180,10 @@ def _in_processes(
     open_chunks = set(range(len(chunks)))
     try:
         with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-            futures: dict[Future[list[tuple[Paths, Probe]]], int] = {
-                pool.submit(_chunk, probe, chunk): number for number, chunk in enumerate(chunks)
-            }
+            with _main_unseen():
+                futures: dict[Future[list[tuple[Paths, Probe]]], int] = {
+                    pool.submit(_chunk, probe, chunk): number for number, chunk in enumerate(chunks)
+                }
             for future in as_completed(futures):
                 done = future.result()
                 open_chunks.discard(futures[future])
@@ -194,11 +197,30 @@ def _alone(probe: Prober, items: Sequence[Paths]) -> list[tuple[Paths, Probe]]:
     """Look at `items` in a process of their own; when it dies, at each of them in its own."""
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(_chunk, probe, items).result()
+            with _main_unseen():
+                future = pool.submit(_chunk, probe, items)
+            return future.result()
     except BrokenProcessPool:
         if len(items) == 1:
             return [(items[0], Probe(refused=("reader-died", "")))]
         return [result for paths in items for result in _alone(probe, [paths])]
+
+
+@contextmanager
+def _main_unseen() -> Iterator[None]:
+    """Start processes that do not import the calling program, as "spawn" has them do.
+
+    They need nothing of it, and a script or notebook without an `if __name__` guard would be run
+    once more in each of them. Processes start at the first submit.
+    """
+    main = sys.modules["__main__"].__dict__
+    kept: dict[str, object] = {n: main[n] for n in ("__file__", "__spec__") if n in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)
 
 
 def _chunk(probe: Prober, items: Sequence[Paths]) -> list[tuple[Paths, Probe]]:
