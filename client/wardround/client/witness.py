@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 
 from wardround.client.database import Base, session
 from wardround.client.errors import LogForked, LogRefused, LogWentBack, ProofStale, ReceiptMissing
+from wardround.client.log_copy import LogCopy, statement_row
 from wardround.client.witness_tables import (
     TABLES,
     EntryRow,
-    MirrorRow,
     RefusedRow,
     StatementRow,
     WitnessedRow,
@@ -27,11 +27,7 @@ from wardround.privacy.errors import MalformedData, ProofInvalid, SignatureInval
 from wardround.privacy.events import (
     Closing,
     Event,
-    Genesis,
-    Leaf,
-    PrivacySpend,
     Update,
-    from_leaf,
     read_event,
 )
 from wardround.privacy.identity import Signer
@@ -47,10 +43,7 @@ from wardround.privacy.notes import (
 from wardround.privacy.statements import FIRST, Body, Envelope, Statement, sign
 from wardround.privacy.transparency import (
     EMPTY_ROOT,
-    CompactRange,
-    leaf_hash,
     verify_consistency,
-    verify_inclusion,
 )
 from wardround.privacy.verify.receipts import SavedReceipt
 
@@ -90,7 +83,11 @@ class Witness:
     log_public: bytes
     clock: Callable[[], int] = _now_ms
 
+    _copy: LogCopy = field(init=False, repr=False)
+
     def __post_init__(self) -> None:
+        public = self.identity.public_bytes()
+        self._copy = LogCopy(self.site, public, self.origin, self.log_public)
         Base.metadata.create_all(self.engine, tables=TABLES)
 
     # -- statements -------------------------------------------------------------------------
@@ -211,7 +208,7 @@ class Witness:
                 select(WitnessedRow).order_by(WitnessedRow.size.desc()).limit(1)
             ).first()
             size, line = (last.size, last.line) if last else (0, "")
-            mirrored = self._mirror(database).size
+            mirrored = self._copy.mirror(database).size
         return SiteHead(size, mirrored, line, self.pending())
 
     def check_receipt(self, receipt: Receipt, size: int) -> None:
@@ -223,7 +220,7 @@ class Witness:
             row = database.get(WitnessedRow, size)
             if row is None:
                 raise ProofStale(f"this site has not witnessed a checkpoint of {size} entries")
-            self._check_receipt(database, receipt, size, row.root)
+            self._copy.check_receipt(database, receipt, size, row.root)
 
     def receipt(self, sequence: int, head: LogHead) -> SavedReceipt:
         """Return the file that proves one statement: for an auditor, whatever is shown later.
@@ -252,7 +249,7 @@ class Witness:
         """Return where this site stands."""
         with session(self.engine) as database:
             size, root = self._head(database)
-            mirror = self._mirror(database)
+            mirror = self._copy.mirror(database)
             return Position(
                 size, root, mirror.size, self._last(database)[0], mirror.ledger_sequence
             )
@@ -300,7 +297,7 @@ class Witness:
         )
         envelope = sign(statement, self.identity)
         run = str(getattr(event, "run", ""))
-        database.add(_statement_row(statement, envelope, run, None))
+        database.add(statement_row(statement, envelope, run, None))
         return envelope
 
     def _last(self, database: Session) -> tuple[int, str]:
@@ -316,13 +313,6 @@ class Witness:
             select(WitnessedRow.size, WitnessedRow.root).order_by(WitnessedRow.size.desc()).limit(1)
         ).first()
         return (row.size, row.root) if row else (0, EMPTY_ROOT)
-
-    def _mirror(self, database: Session) -> MirrorRow:
-        row = database.get(MirrorRow, 1)
-        if row is None:
-            row = MirrorRow(id=1, size=0, peaks=b"", ledger_sequence=0)
-            database.add(row)
-        return row
 
     def _accept(self, database: Session, head: LogHead, note: Note, checkpoint: Checkpoint) -> str:
         size, root = self._head(database)
@@ -341,9 +331,9 @@ class Witness:
             )
         except ProofInvalid as error:
             raise LogForked(f"the log is not the one this site has witnessed: {error}") from None
-        self._keep_entries(database, head, checkpoint)
+        self._copy.extend(database, head, checkpoint)
         for receipt in head.receipts:
-            self._check_receipt(database, receipt, checkpoint.size, checkpoint.root)
+            self._copy.check_receipt(database, receipt, checkpoint.size, checkpoint.root)
         known = database.get(WitnessedRow, checkpoint.size)
         if known is not None:
             return known.line
@@ -362,110 +352,15 @@ class Witness:
         )
         return line
 
-    def _keep_entries(self, database: Session, head: LogHead, checkpoint: Checkpoint) -> None:
-        mirror = self._mirror(database)
-        if head.start > mirror.size:
-            raise ProofStale(
-                f"the entries start at {head.start}, this site holds the first {mirror.size}"
-            )
-        peaks = [mirror.peaks[i : i + 32] for i in range(0, len(mirror.peaks), 32)]
-        tree = CompactRange(mirror.size, peaks)
-        for data in head.leaves()[mirror.size - head.start :]:
-            index = tree.size
-            leaf = self._read(data, index)
-            database.add(EntryRow(idx=index, leaf=data))
-            if leaf.statement is not None and leaf.site == self.site:
-                self._own(database, mirror, leaf, leaf.statement, index)
-            tree.append(leaf_hash(data))
-        if tree.size != mirror.size or head.start + len(head.entries) == tree.size:
-            try:
-                verify_consistency(
-                    tree.size,
-                    checkpoint.size,
-                    from_hex(head.entries_consistency),
-                    tree.root(),
-                    checkpoint.root,
-                )
-            except ProofInvalid as error:
-                raise LogForked(f"the entries are not those of the checkpoint: {error}") from None
-        mirror.size, mirror.peaks = tree.size, b"".join(tree.hashes)
-
-    def _read(self, data: bytes, index: int) -> Leaf:
-        try:
-            leaf = from_leaf(data)
-        except MalformedData as error:
-            raise LogForked(f"entry {index} cannot be read: {error}") from None
-        if index == 0:
-            first = leaf.event
-            key = self.log_public.hex()
-            if not isinstance(first, Genesis) or (first.origin, first.log_key) != (
-                self.origin,
-                key,
-            ):
-                raise LogForked("the log does not begin with the pinned origin and key")
-        return leaf
-
-    def _own(
-        self, database: Session, mirror: MirrorRow, leaf: Leaf, statement: Statement, index: int
-    ) -> None:
-        """Take the log's copy of a statement of this site as its receipt."""
-        row = database.get(StatementRow, statement.sequence)
-        if leaf.envelope is None:
-            return
-        if row is None:
-            # This database is older than the log: the site was restored from a backup. What it
-            # once signed is its own; what it did not sign is a forgery.
-            try:
-                leaf.envelope.verify(self.identity.public_bytes())
-            except SignatureInvalid:
-                raise LogForked(
-                    f"entry {index} is a statement of this site that it never signed"
-                ) from None
-            database.add(_statement_row(statement, leaf.envelope, leaf.run, index))
-        elif row.digest != leaf.envelope.digest():
-            raise LogForked(f"entry {index} differs from this site's statement {row.sequence}")
-        else:
-            row.log_index = index
-        if isinstance(leaf.event, PrivacySpend):
-            mirror.ledger_sequence = max(mirror.ledger_sequence, leaf.event.ledger_sequence)
-
-    def _check_receipt(self, database: Session, receipt: Receipt, size: int, root: bytes) -> None:
-        row = database.get(StatementRow, receipt.sequence)
-        entry = database.get(EntryRow, receipt.index)
-        if entry is None and receipt.index < size:
-            return  # the copy lags behind; the statement stays pending until it has caught up
-        try:
-            if row is None or entry is None or row.log_index != receipt.index:
-                raise ProofInvalid(f"entry {receipt.index} is not statement {receipt.sequence}")
-            verify_inclusion(
-                receipt.index, size, leaf_hash(entry.leaf), from_hex(receipt.proof), root
-            )
-        except ProofInvalid as error:
-            raise LogForked(f"the receipt does not hold: {error}") from None
-
     def _keep_refused(self, head: LogHead, checkpoint: Checkpoint, error: LogRefused) -> None:
+        shown = canonical.dumps(head.to_json())
         with session(self.engine) as database:
-            database.add(
-                RefusedRow(
-                    time_ms=self.clock(),
-                    reason=str(error),
-                    size=checkpoint.size,
-                    head=canonical.dumps(head.to_json()),
+            if database.scalar(select(RefusedRow.id).where(RefusedRow.head == shown)) is None:
+                database.add(
+                    RefusedRow(
+                        time_ms=self.clock(), reason=str(error), size=checkpoint.size, head=shown
+                    )
                 )
-            )
-
-
-def _statement_row(
-    statement: Statement, envelope: Envelope, run: str, index: int | None
-) -> StatementRow:
-    return StatementRow(
-        sequence=statement.sequence,
-        kind=statement.kind,
-        run=run,
-        digest=envelope.digest(),
-        envelope=envelope.to_bytes(),
-        log_index=index,
-    )
 
 
 def _event(envelope: bytes) -> Event:
