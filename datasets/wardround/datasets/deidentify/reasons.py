@@ -18,7 +18,6 @@ REASONS = MappingProxyType(
         "unknown_class": "an object class this version does not know; its attributes are unsafe",
         "unidentified": "SOP Class or SOP Instance UID is missing",
         "modality": "a modality the profile does not ask for",
-        "document": "an embedded document of a kind that cannot be emptied safely",
         "burned_in_header": "its header says, or its kind suggests, text burned into the pixels",
         "burned_in_pixels": "its pixels look as if they hold burned-in text",
         "recognisable": "its header says a person is recognisable in the pixels",

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from pydicom._dicom_dict import DicomDictionary
+from pydicom.charset import python_encoding
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
@@ -43,6 +44,7 @@ _TELLTALE = re.compile(
     r"@|\^|\d{8}|\d{4}[-./]\d{2}[-./]\d{2}|\d{1,2}[-./]\d{1,2}[-./]\d{4}|"
     r"\d+(?:\.\d+){5}"
 )
+_CHARACTER_SET = 0x00080005
 _WRITTEN = {
     "DS": re.compile(r"\s*(?:[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)?\s*"),
     "IS": re.compile(r"\s*(?:[+-]?\d+(?:\.0*)?)?\s*"),
@@ -84,7 +86,9 @@ def strings(element: DataElement) -> Iterator[str]:
 
 
 def well_formed(element: DataElement) -> bool:
-    """Tell whether a number or an age written as text is one: free text hides there otherwise."""
+    """Tell whether a number, an age or a character set is one: free text hides there otherwise."""
+    if element.tag == _CHARACTER_SET:
+        return all(value in python_encoding for value in strings(element))
     pattern = _WRITTEN.get(element.VR)
     return pattern is None or all(pattern.fullmatch(value) for value in strings(element))
 
