@@ -179,10 +179,8 @@ def quantize(value: float, n: int, bits: int, weight: int, max_weight: int, clip
     scaled = Fraction(float32(value)) * Fraction(float32(share / clip))
     bound = below_float32(share)
     if abs(scaled) >= bound:  # rounding to float32 is monotonic: beyond the bound it clamps
-        clamped = bound if scaled > 0 else -bound
-    else:
-        clamped = float32(float(scaled))
-    return round(clamped)
+        return round(bound if scaled > 0 else -bound)
+    return round(float32(float(scaled)))
 
 
 def limbs(value: int, width: int, count: int) -> list[int]:
