@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> int:
     os.environ[HOME_VARIABLE] = home
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s run: %(message)s")
+    for name in ("alembic", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     token = sys.stdin.readline().strip()
     with _only_one(Path(home) / "flower" / f"{run}.lock"):
         return _serve(address, token, serverapp)
@@ -59,8 +61,7 @@ def _serve(address: str, token: str, serverapp: str) -> int:
     from wardround.server.fab import fab_digest
     from wardround.server.grid import StreamingGrid
 
-    for name in ("flwr", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     logging.getLogger("flwr").handlers.clear()  # it would say everything twice
     grid = StreamingGrid(address, token)
     client = grid._runtime_client

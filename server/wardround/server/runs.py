@@ -124,7 +124,13 @@ class RunKeeper:
         try:
             while not kept.dropped.is_set():
                 started = time.monotonic()
-                failure = self._once(kept)
+                try:
+                    failure = self._once(kept)
+                except LinkError as error:
+                    # No matter of the run's: the SuperLink is busy, or has just started.
+                    logger.warning("run %s waits: %s", kept.run, error)
+                    kept.dropped.wait(RESTART_SECONDS[-1])
+                    continue
                 if failure is None or kept.dropped.is_set():
                     break
                 quick = time.monotonic() - started < QUICK_SECONDS
@@ -141,17 +147,17 @@ class RunKeeper:
 
     def _once(self, kept: "_Kept") -> str | None:
         """One life of the run's process; None if the ServerApp ended well."""
-        try:
-            flower_id, token = self._acquire(kept.run)
-        except LinkError as error:
-            return str(error)
+        flower_id, token = self._acquire(kept.run)
         failure: str | None = "its process did not start"
         try:
             failure = self._process(kept, token)
         finally:
             if failure is not None:
                 self._stop_flower_run(flower_id)
-        self._control.runs()  # Flower drops the messages of an ended run when runs are listed
+        try:
+            self._control.runs()  # Flower drops an ended run's messages when runs are listed
+        except LinkError as error:
+            logger.warning("%s", error)
         return failure
 
     def _acquire(self, run: str) -> tuple[int, str]:

@@ -102,6 +102,8 @@ class CoordinatorLink:
         on_run_end: Callable[[str, str | None], None] = lambda run, failure: None,
     ) -> None:
         quiet.apply(config.flower_home)
+        for name in ("alembic", "httpx"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         # Flower reads its switches when it is imported, hence not before this line.
         from wardround.server.control import Control
         from wardround.server.listener import LOOPBACK_ROUTES, PUBLIC_ROUTES, Door, Gate
@@ -354,8 +356,7 @@ def _create_superlink(config: LinkConfig, authn: object, secret: bytes) -> ASGIA
 
     if not isinstance(authn, ControlAuthnPlugin):
         raise TypeError("the Control API needs an authentication plug-in")
-    for name in ("flwr", "alembic", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     logging.getLogger("flwr").handlers.clear()  # it would say everything twice
     ours = {name for name, _ in PRAGMAS}
     # Flower offers no way to set these; a contract test watches over the name.
