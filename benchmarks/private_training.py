@@ -219,7 +219,16 @@ def _status(key: str) -> int:
 
 def memory(name: str, way: str, device: str) -> int | None:
     """`peak_of` in a process of its own; None where the way cannot run."""
-    command = [sys.executable, __file__, "--peak", way, "--device", device, name]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.private_training",
+        "--peak",
+        way,
+        "--device",
+        device,
+        name,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else None
 

@@ -24,7 +24,6 @@ from wardround.client.training import (
     trainer,
 )
 from wardround.client.training.evaluation import dice
-from wardround.client.training.outer import OuterAdam, OuterSgd
 from wardround.client.training.trainer import expected_batch, microbatches
 
 TASK = TaskSpec("image-classification-2d", "convnet", 3, (1, 16, 16), {"widths": (8, 16)})
@@ -264,19 +263,6 @@ def test_one_output_is_the_logit_of_class_one() -> None:
     task = TaskSpec("tabular", "perceptron", 2, (1,), loss="bce")
     data = TensorData(torch.tensor([[-1.0], [2.0], [3.0]]), torch.tensor([0, 1, 0]))
     assert evaluate(model, data, task) == {"evaluated": 3, "correct": 2}
-
-
-def test_outer_optimisers_follow_torch() -> None:
-    gradients = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-    parameter = nn.Parameter(torch.zeros(7))
-    reference = torch.optim.Adam([parameter], lr=0.1)
-    adam, total = OuterAdam(0.1), np.zeros(7, np.float32)
-    for gradient in gradients:
-        total += adam.move(gradient)
-        parameter.grad = torch.from_numpy(gradient.copy())
-        reference.step()
-    np.testing.assert_allclose(total, parameter.detach().numpy(), rtol=1e-4)
-    np.testing.assert_array_equal(OuterSgd(0.5).move(gradients[0]), -0.5 * gradients[0])
 
 
 def _one_of_two(rank: int, folder: str) -> None:

@@ -33,8 +33,9 @@ Maker = Callable[[TaskSpec, int, Mapping[str, Any]], nn.Module]
 
 
 def _convnet(task: TaskSpec, dims: int, args: Mapping[str, Any]) -> nn.Module:
-    """`widths`: channels after each halving, (16, 32, 32) if not given."""
-    return convnet(task.input_shape[0], task.classes, args.get("widths", (16, 32, 32)))
+    """`widths`: channels after each halving, (16, 32, 32) if not given; `strided`: 1 is faster."""
+    widths, strided = args.get("widths", (16, 32, 32)), bool(args.get("strided", 0))
+    return convnet(task.input_shape[0], task.classes, widths, strided=strided)
 
 
 def _perceptron(task: TaskSpec, dims: int, args: Mapping[str, Any]) -> nn.Module:

@@ -2,8 +2,8 @@
 
 Per layer shape a short trial decides how its gradients are kept: written out for each sample, or
 deferred, as the norm alone (Goodfellow, arXiv 1510.01799; Rochette et al., arXiv 1912.06015) and a
-weighted gradient once all norms are known. The trial's key leaves out the batch size, which Poisson
-sampling changes at every step.
+weighted gradient once all norms are known. The trial's key knows the batch size only roughly,
+because Poisson sampling changes it at every step.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ GHOST_PLACES = 256
 EXPLICIT_MEMORY = 1.0
 _ALWAYS_EXPLICIT_BYTES = 1 << 16
 _TRIALS = 3
+# Batches from this size on share one trial; smaller ones, as in the self-test, have their own.
+_CROWD = 16
 
 Way = Callable[[Kernel, Tensor, Tensor], Tensor]
 WAYS: dict[str, Way] = {
@@ -190,7 +192,8 @@ class ConvolutionLayer(WeightLayer):
 def choose(kernel: Kernel, signal: Tensor, error: Tensor, *, ghost: bool) -> str:
     """The way to keep this layer's gradients: "ghost", or a key of `WAYS`."""
     shape = (tuple(signal.shape[1:]), tuple(error.shape[1:]))
-    key = (kernel, shape, signal.dtype, signal.device, torch.get_num_threads(), ghost)
+    crowd = min(len(signal), _CROWD).bit_length()
+    key = (kernel, shape, crowd, signal.dtype, signal.device, torch.get_num_threads(), ghost)
     if key not in _chosen:
         _chosen[key] = _fastest(kernel, signal, error, _candidates(kernel, signal, error, ghost))
     return _chosen[key]
