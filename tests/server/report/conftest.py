@@ -22,6 +22,7 @@ from wardround.privacy.plan import (
     Training,
 )
 from wardround.privacy.statements import FIRST, Body, Statement, sign
+from wardround.privacy.transparency import CompactRange, leaf_hash
 from wardround.server.report import Finding, RunReport, Verification, build_report
 
 SITES = ("east", "north", "south", "west")
@@ -319,11 +320,19 @@ def write_run(unit: str = "patient", **texts: str) -> tuple[list[bytes], RunMake
     return log.leaves, run
 
 
-def example_verification(run: RunMaker, entries: int, **changes: object) -> Verification:
+def root_of(leaves: list[bytes], size: int) -> str:
+    """Return the Merkle root of the first leaves."""
+    tree = CompactRange()
+    for leaf in leaves[:size]:
+        tree.append(leaf_hash(leaf))
+    return tree.root().hex()
+
+
+def example_verification(run: RunMaker, leaves: list[bytes], **changes: object) -> Verification:
     """Return the outcome of a verifier that saw everything, but for west's closing statement."""
     values: dict[str, object] = {
-        "size": entries,
-        "root": digest("root"),
+        "size": len(leaves),
+        "root": root_of(leaves, int(str(changes.get("size", len(leaves))))),
         "time_ms": run.log.time,
         "witnesses": SITES,
         "quorum": 3,
@@ -344,7 +353,7 @@ def make_report() -> Callable[..., RunReport]:
         unit: str = "patient", verification: dict[str, object] | None = None, **texts: str
     ) -> RunReport:
         leaves, run = write_run(unit, **texts)
-        return build_report(leaves, example_verification(run, len(leaves), **(verification or {})))
+        return build_report(leaves, example_verification(run, leaves, **(verification or {})))
 
     return build
 
@@ -359,7 +368,7 @@ def report(make_report: Callable[..., RunReport]) -> RunReport:
 def example() -> tuple[list[bytes], Verification]:
     """The leaves of the example run and what a verifier found."""
     leaves, run = write_run()
-    return leaves, example_verification(run, len(leaves))
+    return leaves, example_verification(run, leaves)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from wardround.privacy.errors import ReportError
+from wardround.privacy.presentation import html
 from wardround.privacy.presentation.document import (
     Cell,
     Facts,
@@ -22,6 +25,7 @@ from wardround.privacy.presentation.document import (
     Tone,
     columns,
 )
+from wardround.privacy.presentation.files import Format
 from wardround.privacy.presentation.html import TEMPLATES, render_html
 from wardround.privacy.presentation.text import printable
 from wardround.server.report import RunReport, write_report
@@ -260,3 +264,25 @@ def contrast(one: str, other: str) -> float:
 
     high, low = sorted((luminance(one), luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+# -- libraries that an auditor's install lacks ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("library", "form", "hint"),
+    [("jinja2", "html", "jinja2"), ("typst", "pdf", r"wardround\[pdf\]")],
+)
+def test_missing_library_is_named(
+    report: RunReport,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
+    form: Format,
+    hint: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    html._environment.cache_clear()
+    with pytest.raises(ReportError, match=hint):
+        write_report(report, tmp_path, (form,))
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from decimal import Decimal
 from html import unescape
 
@@ -15,6 +15,7 @@ from wardround.privacy.presentation.html import render_html
 from wardround.privacy.presentation.marks import Marked, Source
 from wardround.privacy.presentation.svg import nice_top
 from wardround.privacy.presentation.wording import epsilon, listing, spans
+from wardround.privacy.transparency import CompactRange, leaf_hash
 from wardround.privacy.verify.findings import Finding, Verification
 from wardround.server.report import RunReport, build_report
 from wardround.server.report.document import run_document
@@ -122,6 +123,7 @@ def test_verdict_comes_first_with_cosigners(report: RunReport) -> None:
     assert "cosigned by 3 of 4 sites" in text
     assert "q = 3, n = 4, f = 1" in text
     assert "unless more than 1 of the 4 sites work together with the coordinator" in text
+    assert "Whoever made this report computed this verdict" in text
 
 
 def test_tampered_evidence_is_told_first(make_report: MakeReport) -> None:
@@ -214,6 +216,14 @@ def find_figures(document: Document) -> list[Figure]:
     return [figure for section in document.sections for figure in inside(section)]
 
 
+def verdict_on(leaves: list[bytes], checked: Verification) -> Verification:
+    """Return the same verdict, on other leaves."""
+    tree = CompactRange()
+    for leaf in leaves:
+        tree.append(leaf_hash(leaf))
+    return replace(checked, size=tree.size, root=tree.root().hex())
+
+
 # -- what cannot be reported, or must be pointed at -----------------------------------------------
 
 
@@ -221,20 +231,28 @@ def test_a_run_that_is_not_there(leaves: list[bytes], checked: Verification) -> 
     with pytest.raises(ReportError, match="no run 'run-other'"):
         build_report(leaves, checked, "run-other")
     with pytest.raises(ReportError, match="no run yet"):
-        build_report(leaves[:8], checked)
+        build_report(leaves[:8], verdict_on(leaves[:8], checked))
 
 
 def test_a_log_without_the_plan(leaves: list[bytes], checked: Verification) -> None:
     without = [leaf for leaf in leaves if b'"kind":"study_plan"' not in leaf]
     with pytest.raises(ReportError, match="does not hold"):
-        build_report(without, checked)
+        build_report(without, verdict_on(without, checked))
+
+
+def test_a_verdict_on_another_log_is_refused(leaves: list[bytes], checked: Verification) -> None:
+    """Someone shows a clean verdict beside entries that were never verified."""
+    other = [*leaves[:40], *leaves[41:], leaves[40]]
+    for shown in (other, leaves[:-1]):
+        with pytest.raises(ReportError, match="not those that were verified"):
+            build_report(shown, checked)
 
 
 def test_an_unreadable_entry_is_reported_not_fatal(
     leaves: list[bytes], checked: Verification
 ) -> None:
     damaged = [*leaves[:30], b'{"kind": "update"}', *leaves[31:]]
-    report = build_report(damaged, checked)
+    report = build_report(damaged, verdict_on(damaged, checked))
     assert report.log.unreadable == (30,)
     assert any("not in the form of this log" in gap.words for gap in gaps(report))
 
@@ -253,7 +271,8 @@ def test_an_unreadable_entry_is_reported_not_fatal(
 def test_what_is_missing_is_pointed_at(
     leaves: list[bytes], checked: Verification, kind: bytes, words: str
 ) -> None:
-    report = build_report([leaf for leaf in leaves if kind not in leaf], checked)
+    fewer = [leaf for leaf in leaves if kind not in leaf]
+    report = build_report(fewer, verdict_on(fewer, checked))
     assert any(words in gap.words for gap in gaps(report)), gaps(report)
 
 

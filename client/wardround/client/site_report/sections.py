@@ -27,7 +27,7 @@ from wardround.privacy.presentation.document import (
 )
 from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.svg import nice_top
-from wardround.privacy.presentation.wording import epsilon, grouped
+from wardround.privacy.presentation.wording import epsilon, grouped, or_dash
 
 
 def over_budget(report: SiteReport) -> list[str]:
@@ -103,7 +103,7 @@ def decisions_section(report: SiteReport) -> Section:
                 cell(d.at_ms, moment),
                 cell(d.decision),
                 cell(d.study),
-                cell(d.run, _or_dash),
+                cell(d.run, or_dash),
                 cell(d.round, lambda n: str(n) if n else "–"),
                 cell(d.reason),
             )
@@ -164,7 +164,7 @@ def _account(account: AccountFacts) -> tuple[Block, ...]:
             ("Budget", (cell(account.budget, epsilon),)),
             ("Left, with what is held for open rounds", (cell(account.left, epsilon),)),
             ("Unit of protection", (cell(account.unit, lambda t: t or "nothing spent yet"),)),
-            ("Neighbouring relation", (cell(account.relation, _or_dash),)),
+            ("Neighbouring relation", (cell(account.relation, or_dash),)),
             ("δ", (cell(account.delta),)),
             ("Holds against", (Cell(against, Source.SITE),)),
             ("Accountant", (cell(account.accountant),)),
@@ -251,7 +251,7 @@ def keys_section(report: SiteReport) -> Section:
         "Life of this site's identity keys",
         columns("When", "Step", "Fingerprint", "Reason"),
         tuple(
-            (cell(k.at_ms, moment), cell(k.step), code(k.fingerprint), cell(k.reason, _or_dash))
+            (cell(k.at_ms, moment), cell(k.step), code(k.fingerprint), cell(k.reason, or_dash))
             for k in report.keys
         ),
         "This site has not enrolled.",
@@ -303,8 +303,4 @@ def limits_section(report: SiteReport) -> Section:
 
 
 def _place(run: str, round_number: int) -> str:
-    return f"{run}, {round_number}" if round_number else _or_dash(run)
-
-
-def _or_dash(text: str) -> str:
-    return text or "–"
+    return f"{run}, {round_number}" if round_number else or_dash(run)

@@ -43,6 +43,11 @@ def yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
+def or_dash(text: str) -> str:
+    """Return the text, or a dash where there is none."""
+    return text or "–"
+
+
 def grouped(value: int) -> str:
     """Return a whole number with its thousands apart."""
     return f"{value:,}"

@@ -36,9 +36,11 @@ def build_report(
     """Return the report of `run` (empty: the only run of the log).
 
     `entries` are the raw leaves of the log from index 0, as the verifier read them. Raises
-    ReportError when the log holds no such run, or several and none is named.
+    ReportError when they are not those that were verified, when the log holds no such run, or
+    several and none is named.
     """
     reading = Reading.of(entries)
+    _same_log(reading, verification)
     start = _start(reading, run)
     run = start.event.run
     end = next(iter(reversed(list(reading.run(RunEnd, run)))), None)
@@ -74,6 +76,17 @@ def build_report(
         faults=tuple(_faults(reading, run)),
         entries=tuple(_entries(reading, start)),
     )
+
+
+def _same_log(reading: Reading, verification: Verification) -> None:
+    """Refuse a verdict on another log. Of evidence that contradicts itself nothing is asked."""
+    size = verification.size
+    if verification.status == "tampered":
+        return
+    if len(reading.hashes) < size or reading.root(size) != verification.root:
+        raise ReportError(
+            "these entries are not those that were verified; make the report from the same bundle"
+        )
 
 
 def _start(reading: Reading, run: str) -> Noted[RunStart]:

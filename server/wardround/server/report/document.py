@@ -27,6 +27,19 @@ from wardround.server.report.verdict import answers, verdict
 def run_document(report: RunReport) -> Document:
     """Return the document of a run report, ready for `presentation`."""
     open_points = gaps(report)
+    sections = (
+        approval_section(report),
+        exchange_section(report),
+        sites_section(report),
+        privacy_section(report),
+        data_section(report),
+        model_section(report),
+        access_section(report),
+        findings_section(report, open_points),
+        limits_section(report),
+    )
+    entries = entries_section(report)
+    headings = {section.id: section.heading for section in (*sections, entries)}
     newest = report.verification.time_ms or report.log.last_ms.value
     return Document(
         kind="Run report",
@@ -35,18 +48,6 @@ def run_document(report: RunReport) -> Document:
         at=datetime.fromtimestamp(newest // 1000, UTC),
         verdict=verdict(report),
         answers=answers(report, open_points),
-        sections=(
-            approval_section(report),
-            exchange_section(report),
-            sites_section(report),
-            privacy_section(report),
-            data_section(report),
-            model_section(report),
-            access_section(report),
-            findings_section(report, open_points),
-            limits_section(report),
-            provisions_section(),
-            entries_section(report),
-        ),
+        sections=(*sections, provisions_section(headings), entries),
         entries=frozenset(entry.index for entry in report.entries),
     )

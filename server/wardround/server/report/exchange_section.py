@@ -24,6 +24,7 @@ from wardround.privacy.presentation.wording import (
     epsilon,
     grouped,
     listing,
+    or_dash,
     spans,
     yes,
 )
@@ -68,8 +69,8 @@ def approval_section(report: RunReport) -> Section:
                 cell(a.same_plan, yes),
                 cell(a.datasets, lambda names: ", ".join(names)),
                 number(a.epsilon_limit, epsilon),
-                cell(a.legal_basis),
-                cell(a.dpia),
+                cell(a.legal_basis, or_dash),
+                cell(a.dpia, or_dash),
                 cell(a.at_ms, moment),
             )
             for a in report.approvals
@@ -176,7 +177,7 @@ def _participation(report: RunReport) -> Figure:
     )
     chart = Grid("Participation", told, tuple(numbers), tuple(rows), "Round")
     table = Table(
-        "Participation by site: the rounds in which it ...",
+        "Rounds of each site, by what it did in them",
         columns("Site", *(state.value for state in Presence)),
         tuple(
             (

@@ -5,6 +5,7 @@ for people who judge, and claim nothing about any one run.
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -66,16 +67,18 @@ def laws() -> tuple[Law, ...]:
     )
 
 
-def provisions_section() -> Section:
-    """Return one table a law."""
+def provisions_section(headings: Mapping[str, str]) -> Section:
+    """Return one table a law; `headings` are the other sections' headings by their ids."""
     intro = words(
         "These tables help to find evidence for a provision. They do not say that a provision "
         "applies or is met. Law changes: each table says as of which date it was read."
     )
-    return Section("provisions", "Legal provisions", (intro, *(_group(law) for law in laws())))
+    return Section(
+        "provisions", "Legal provisions", (intro, *(_group(law, headings) for law in laws()))
+    )
 
 
-def _group(law: Law) -> Group:
+def _group(law: Law, headings: Mapping[str, str]) -> Group:
     table = Table(
         f"{law.name}, as of {law.as_of.isoformat()}",
         columns(
@@ -87,7 +90,7 @@ def _group(law: Law) -> Group:
                 Cell(p.title),
                 Cell(p.evidence),
                 Cell(p.not_evidence),
-                Cell(", ".join(p.see)),
+                Cell("; ".join(headings[name] for name in p.see)),
             )
             for p in law.provisions
         ),

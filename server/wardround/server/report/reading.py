@@ -1,6 +1,5 @@
 """Reads log leaves for a report: typed access to events, each with its place and its mark."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -8,6 +7,7 @@ from typing import Generic, TypeVar
 from wardround.privacy.errors import MalformedData
 from wardround.privacy.events import Event, Leaf, from_leaf
 from wardround.privacy.presentation.marks import Marked, Source
+from wardround.privacy.transparency import CompactRange, leaf_hash
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
@@ -51,13 +51,19 @@ class Reading:
         """
         leaves, hashes, unreadable = [], [], []
         for index, data in enumerate(entries):
-            # RFC 6962, section 2.1: a leaf is hashed behind a zero byte.
-            hashes.append(hashlib.sha256(b"\0" + data).hexdigest())
+            hashes.append(leaf_hash(data).hex())
             try:
                 leaves.append((index, from_leaf(data)))
             except MalformedData:
                 unreadable.append(index)
         return cls(tuple(leaves), tuple(hashes), tuple(unreadable))
+
+    def root(self, size: int) -> str:
+        """Return the Merkle root (hex) of the first `size` entries."""
+        tree = CompactRange()
+        for digest in self.hashes[:size]:
+            tree.append(bytes.fromhex(digest))
+        return tree.root().hex()
 
     def all(self, kind: type[E]) -> Iterator[Noted[E]]:
         """Yield every event of a kind, in order."""

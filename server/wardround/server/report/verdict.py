@@ -24,6 +24,10 @@ from wardround.server.report.model import RunReport, SpendFacts
 from wardround.server.report.spending import against_budget
 
 MOST_SITES_IN_SHORT = 6
+_WHOSE = (
+    "Whoever made this report computed this verdict, with the keys they had. To depend on nobody, "
+    "compute it again with keys from the sites themselves: the last section says how."
+)
 
 _TONES = {"verified": Tone.GOOD, "incomplete": Tone.WARNING, "tampered": Tone.BAD}
 _LABELS = {"verified": "Verified", "incomplete": "Incomplete", "tampered": "Tampered with"}
@@ -36,7 +40,7 @@ def verdict(report: RunReport) -> Verdict:
         tone=_TONES[checked.status],
         label=_LABELS[checked.status],
         headline=_headline(report),
-        body=(*_findings(checked), _cover(checked)),
+        body=(*_findings(checked), _cover(checked), words(_WHOSE)),
         facts=_facts(report),
     )
 
