@@ -139,11 +139,12 @@ class RunKeeper:
                 if failures >= FAILURES:
                     break
                 kept.dropped.wait(RESTART_SECONDS[min(failures, len(RESTART_SECONDS)) - 1])
+            if not kept.dropped.is_set():
+                self._on_end(kept.run, failure)
         finally:
+            # Last: who is told of the end writes it down before the run can be kept again.
             with self._lock:
                 self._kept.pop(kept.run, None)
-        if not kept.dropped.is_set():
-            self._on_end(kept.run, failure)
 
     def _once(self, kept: "_Kept") -> str | None:
         """One life of the run's process; None if the ServerApp ended well."""
