@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
-from typing import Literal
+from html import escape
+from typing import Literal, TypeAlias
 
 from wardround.privacy.errors import ReportError
 from wardround.privacy.presentation import svg
@@ -20,6 +21,7 @@ from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.text import code_point, printable
 
 STANDARDS: tuple[Literal["ua-1"], Literal["a-2a"]] = ("ua-1", "a-2a")
+Drawn: TypeAlias = Callable[[str], bool]
 MAX_ROWS = 1_000
 """A longer table is cut in the PDF, and says so: nobody reads 400 pages of digests on paper."""
 _ALWAYS_DRAWN = "–—‘’“”…→≤≥≠×σεδµ·✓"
@@ -38,31 +40,31 @@ def render_pdf(document: Document) -> bytes:
         raise ReportError("PDF reports need typst: pip install 'wardround[pdf]'") from None
     template = (TEMPLATES / "document.typ").read_bytes()
 
-    def export(readable: Callable[[str], str]) -> bytes:
+    def export(drawn: Drawn) -> bytes:
         pdf = compile(
             template,
-            sys_inputs={"document": json.dumps(_data(document, readable))},
+            sys_inputs={"document": json.dumps(_data(document, drawn))},
             pdf_standards=[*STANDARDS],
             timestamp=document.at,
         )
         return bytes(pdf)
 
     try:
-        return export(str)
+        return export(lambda _: True)
     except TypstError:
         try:
-            return export(_drawable)
+            return export(_in_every_font)
         except TypstError as error:
             raise ReportError(f"the PDF report cannot be made: {error.message}") from None
 
 
-def _data(value: object, readable: Callable[[str], str]) -> object:
+def _data(value: object, drawn: Drawn) -> object:
     """Return the JSON form of a document; a record is told by its class under `kind`."""
     if isinstance(value, Line | Bars | Grid):
         drawing = svg.draw(value, svg.PAPER, "chart")
         return {
-            "svg": readable(drawing),
-            "alt": readable(f"{value.title}. {printable(value.description, limit=2000)}"),
+            "svg": _shown(drawing, drawn, escape),
+            "alt": _shown(f"{value.title}. {printable(value.description, limit=2000)}", drawn),
         }
     if isinstance(value, Source):
         return {"letter": value.value}
@@ -71,24 +73,24 @@ def _data(value: object, readable: Callable[[str], str]) -> object:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S} UTC"
     if isinstance(value, str):
-        return readable(value)
+        return _shown(value, drawn)
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, tuple):
-        return [_data(item, readable) for item in value]
+        return [_data(item, drawn) for item in value]
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, Table) and len(value.rows) > MAX_ROWS:
-        return _data(_cut(value), readable)
+        return _data(_cut(value), drawn)
     if not is_dataclass(value):
         raise TypeError(f"a document cannot hold a {type(value).__name__}")
     written: dict[str, object] = {
-        f.name: _data(getattr(value, f.name), readable) for f in fields(value)
+        f.name: _data(getattr(value, f.name), drawn) for f in fields(value)
     }
     if isinstance(value, Table):
-        written["evidence"] = _data(value.evidence, readable)
+        written["evidence"] = _data(value.evidence, drawn)
         written["sources"] = [
-            _data(value.column_source(index), readable) for index in range(len(value.columns))
+            _data(value.column_source(index), drawn) for index in range(len(value.columns))
         ]
     return {"kind": type(value).__name__, **written}
 
@@ -102,8 +104,11 @@ def _cut(table: Table) -> Table:
     )
 
 
-def _drawable(text: str) -> str:
-    """Return `text` with what Typst's own fonts may lack written as code points."""
-    return "".join(
-        one if ord(one) < 0x250 or one in _ALWAYS_DRAWN else code_point(one) for one in text
-    )
+def _shown(text: str, drawn: Drawn, write: Callable[[str], str] = str) -> str:
+    """Return `text` with each character that is not `drawn` as its code point, by `write`."""
+    return "".join(one if drawn(one) else write(code_point(one)) for one in text)
+
+
+def _in_every_font(character: str) -> bool:
+    """Return whether Typst's own fonts have the character, as far as we know for sure."""
+    return ord(character) < 0x250 or character in _ALWAYS_DRAWN

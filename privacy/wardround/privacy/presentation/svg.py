@@ -223,7 +223,7 @@ def _label(
     size: int = _TEXT,
 ) -> str:
     return _element(
-        "text", text, x=x, y=y, fill=fill or palette.muted, text_anchor=anchor,
+        "text", printable(text, limit=80), x=x, y=y, fill=fill or palette.muted, text_anchor=anchor,
         font_weight=weight, font_size=size,
     )  # fmt: skip
 

@@ -57,7 +57,7 @@ def _details(noted: Noted[StudyPlanned]) -> Iterator[tuple[str, Marked[str]]]:
     yield "Classes", noted.mark(", ".join(plan.task.classes))
     yield "Input shape", noted.mark(" × ".join(map(str, plan.task.input_shape)))
     yield "Parameters", noted.mark(f"{plan.dimension:,}")
-    yield "Loss", noted.mark(plan.task.loss)
+    yield "Loss", noted.mark(plan.task.loss or "the usual one of the task")
     yield (
         "Optimiser",
         noted.mark(f"{training.optimiser}, learning rate {decimal_text(training.learning_rate)}"),
