@@ -1,0 +1,482 @@
+"""What the protected sum costs, beside plaintext averaging, Flower's SecAgg+ and CKKS.
+
+    python benchmarks/secure_aggregation.py [--quick]
+
+All times are processor time of this process in nanoseconds per parameter; every candidate of a
+table runs in turn, several times over, and the least time of each counts. Only ratios within one
+run carry over to another machine. `Flower` is the faster of its two plaintext aggregations.
+"""
+
+import argparse
+import hashlib
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.common.secure_aggregation.ndarrays_arithmetic import (
+    factor_combine,
+    parameters_addition,
+    parameters_mod,
+    parameters_multiply,
+    parameters_subtraction,
+)
+from flwr.common.secure_aggregation.quantization import dequantize, quantize
+from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
+from flwr.server.strategy.aggregate import aggregate as flower_aggregate
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+from results import record
+
+from wardround.privacy.identity import FileSigner, Roster, SiteKeys
+from wardround.privacy.model import TensorLayout
+from wardround.privacy.secagg import (
+    Aggregate,
+    Aggregator,
+    Contribution,
+    Participant,
+    RunSpec,
+    SignedRunSpec,
+    Task,
+    adaptive_clips,
+    encode,
+    ring_type,
+    segments,
+)
+from wardround.privacy.secagg.masking import (
+    SegmentMask,
+    Stream,
+    apply_streams,
+    fastest_backend,
+)
+from wardround.privacy.secagg.protection import GroupKeys, protect, unmask, unprotect
+from wardround.privacy.secagg.quantization import Quantizer
+from wardround.privacy.secagg.segments import CHUNK_BYTES, SEGMENT_BYTES
+
+SECTION = "secure aggregation"
+MOD = 1 << 32
+ZEROS = bytes(CHUNK_BYTES)
+BUFFER = bytearray(CHUNK_BYTES + 16)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table and of results.json."""
+
+    name: str
+    value: float
+    unit: str
+    compared_to: str = ""
+    ratio: float | None = None
+    goal: str = ""
+    met: bool | None = None
+
+    def line(self) -> str:
+        ratio = "" if self.ratio is None else f"{self.ratio:.3g}x {self.compared_to}"
+        met = {None: "", True: "met", False: "NOT met"}[self.met]
+        value = f"{self.value:.3g}" if self.value < 1000 else f"{self.value:.0f}"
+        return f"{self.name[:30]:30} {value:>7} {self.unit:8} {ratio:17.17} {self.goal:6} {met}"
+
+
+def least(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Least processor seconds of each candidate, all of them in turn `repeats` times."""
+    best = dict.fromkeys(candidates, math.inf)
+    for _ in range(repeats):
+        for name, work in candidates.items():
+            start = time.process_time()
+            work()
+            best[name] = min(best[name], time.process_time() - start)
+    return best
+
+
+def spec_of(dimension: int, sites: int, bits: int, group_mode: bool) -> RunSpec:
+    names = tuple(f"site-{k:02}" for k in range(sites))
+    threshold = sites // 2 + 1
+    return RunSpec(
+        "bench", bytes(32), bytes(32), names, threshold, 0, max(3, threshold), 10,
+        (TensorLayout("w", (dimension,)),), 1.0, 1000, (), bits, group_mode,
+    )  # fmt: skip
+
+
+def raw_stream(streams: list[Stream], size: int) -> None:
+    """Only make the key stream of every mask, with the same calls, and drop it."""
+    for segment, start in enumerate(range(0, size, SEGMENT_BYTES)):
+        mask = SegmentMask(streams, segment)
+        for _ in range(start, min(start + SEGMENT_BYTES, size), CHUNK_BYTES):
+            for encryptor, _ in mask._encryptors:
+                encryptor.update_into(ZEROS, BUFFER)
+
+
+def bare_site(spec: RunSpec, update: np.ndarray, streams: list[Stream]) -> np.ndarray:
+    """What SecAgg+ does at a site and no more: check, quantise, self mask and pair masks."""
+    vector = np.empty(len(update), dtype=ring_type(spec.ring_bits))
+    signed = segments.signed_view(vector)
+    quantizer = Quantizer(spec, (), 10)
+    for index, part in enumerate(segments.segments(len(vector), vector.itemsize)):
+        mask = SegmentMask(streams, index)
+        for start, stop in segments.chunks(*part, vector.itemsize):
+            quantizer.encode(update[start:stop], start, signed[start:stop])
+            mask.apply(vector[start:stop])
+    return vector
+
+
+def chunked_fedavg(updates: list[np.ndarray], weights: list[int]) -> np.ndarray:
+    """Plaintext weighted mean, chunk by chunk in cache: what NumPy can do at best."""
+    total, result = sum(weights), np.empty_like(updates[0])
+    scratch = np.empty(32768, dtype=np.float32)
+    for at in range(0, len(result), 32768):
+        out = result[at : at + 32768]
+        np.multiply(updates[0][at : at + 32768], np.float32(weights[0] / total), out=out)
+        for update, weight in zip(updates[1:], weights[1:], strict=True):
+            part = scratch[: len(out)]
+            np.multiply(update[at : at + 32768], np.float32(weight / total), out=part)
+            np.add(out, part, out=out)
+    return result
+
+
+def secagg_plus_site(update: np.ndarray, sites: int) -> list[Any]:
+    """Flower's client step with its primitives: weigh, quantise, self mask, n - 1 pair masks."""
+    shapes = [(1,), update.shape]
+    vector = factor_combine(10, quantize(parameters_multiply([update], 0.01), 8.0, 1 << 22))
+    vector = parameters_addition(vector, pseudo_rand_gen(b"s" * 32, MOD, shapes))
+    for k in range(sites - 1):
+        mask = pseudo_rand_gen(bytes([k + 1]) * 4 + b"x" * 28, MOD, shapes)
+        add = parameters_addition if k % 2 else parameters_subtraction
+        vector = add(vector, mask)
+    return parameters_mod(vector, MOD)
+
+
+def secagg_plus_server(masked: list[np.ndarray]) -> list[Any]:
+    """Flower's server step: sum, take the self masks off, dequantise."""
+    total = parameters_mod(reduce(parameters_addition, [[vector] for vector in masked]), MOD)
+    for k in range(len(masked)):
+        mask = pseudo_rand_gen(bytes([k + 1]) * 4 + b"y" * 28, MOD, [masked[0].shape])
+        total = parameters_subtraction(total, mask)
+    return dequantize(parameters_mod(total, MOD), 8.0, 1 << 22)
+
+
+def ckks_site(update: np.ndarray) -> Callable[[], bytes]:
+    """Encrypt and serialise as NVFlare's HE filter does (its provisioned parameters)."""
+    import tenseal
+
+    context = tenseal.context(
+        tenseal.SCHEME_TYPE.CKKS, poly_modulus_degree=8192, coeff_mod_bit_sizes=[60, 40, 40]
+    )
+    context.global_scale = 2**40
+    return lambda: tenseal.ckks_vector(context, update.astype(np.float64)).serialize()
+
+
+def table(dimension: int, sites: int, repeats: int) -> list[Row]:
+    """Everything at one size: this protocol's steps and what they are compared with."""
+    generator = np.random.default_rng(0)
+    updates = [
+        generator.standard_normal(dimension, dtype=np.float32) * np.float32(0.01)
+        for _ in range(sites)
+    ]
+    weights = [10] * sites
+    names = tuple(f"site-{k:02}" for k in range(sites))
+    task = Task(bytes(32), bytes(32), 1, 1, names, bytes(32))
+    streams = [Stream(bytes([k]) * 32, 1 if k % 2 else -1) for k in range(sites)]
+    group = GroupKeys(b"g" * 32, b"c" * 32)
+    contribution = Contribution(updates[0], 10)
+    wide, narrow = spec_of(dimension, sites, 32, True), spec_of(dimension, sites, 16, True)
+    plain = {bits: spec_of(dimension, sites, bits, False) for bits in (32, 16)}
+    masked = {
+        bits: [
+            generator.integers(0, 1 << bits, spec.vector_length, dtype=ring_type(bits))
+            for _ in range(sites)
+        ]
+        for bits, spec in plain.items()
+    }
+    records = [
+        RecordDict({"a": ArrayRecord([update]), "m": MetricRecord({"num-examples": 10})})
+        for update in updates
+    ]
+    blank = np.zeros(dimension, dtype="<u4")
+
+    def coordinator(bits: int) -> Aggregate | None:
+        total = masked[bits][0].copy()
+        for vector in masked[bits][1:]:
+            np.add(total, vector, out=total)
+        return unmask(plain[bits], task, names, total, streams)
+
+    quick: dict[str, Callable[[], object]] = {
+        "fedavg": lambda: chunked_fedavg(updates, weights),
+        "flower": lambda: flower_aggregate([([u], 10) for u in updates]),
+        "flower records": lambda: aggregate_arrayrecords(records, "num-examples"),
+        "raw": lambda: raw_stream(streams, 4 * dimension),
+        "masks": lambda: apply_streams(blank, streams),
+        "site 32": lambda: protect(wide, task, names[0], contribution, streams, group),
+        "site 16": lambda: protect(narrow, task, names[0], contribution, streams, group),
+        "bare 32": lambda: bare_site(wide, updates[0], streams),
+        "bare 16": lambda: bare_site(narrow, updates[0], streams),
+        "coordinator 32": lambda: coordinator(32),
+        "coordinator 16": lambda: coordinator(16),
+        "digest": lambda: segments.vector_digest(blank),
+    }
+    vector, _ = protect(wide, task, names[0], contribution, streams, group)
+    apply_streams(vector, [stream.opposite() for stream in streams])
+    quick["strip"] = lambda: unprotect(wide, task, names[:1], vector, group)
+    seconds = least(quick, repeats)
+    slow: dict[str, Callable[[], object]] = {
+        "secagg+ site": lambda: secagg_plus_site(updates[0], sites),
+        "secagg+ server": lambda: secagg_plus_server([m.astype(np.int64) for m in masked[32]]),
+    }
+    if dimension <= 1_000_000:
+        try:
+            slow["ckks site"] = ckks_site(updates[0])
+        except ImportError:
+            print("TenSEAL is not installed (pip install tenseal): no row for CKKS")
+    seconds |= least(slow, 2)
+    return _rows(dimension, sites, {name: t / dimension * 1e9 for name, t in seconds.items()})
+
+
+def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
+    flower = min(ns["flower"], ns["flower records"])
+    big, ten = dimension >= 10_000_000, sites == 10
+    tag = f"{dimension // 1_000_000}M/{sites} "
+
+    def row(name: str, key: str, base: float = 0.0, to: str = "", most: float | None = None) -> Row:
+        ratio = ns[key] / base if base else None
+        met = None if most is None or ratio is None else ratio <= most
+        goal = "" if most is None else f"<={most:g}"
+        return Row(tag + name, ns[key], "ns/param", to, ratio, goal, met)
+
+    def gain(name: str, key: str, ours: str, most: float) -> Row:
+        ratio = ns[key] / ns[ours]
+        return Row(tag + name, ns[key], "ns/param", "ours", ratio, f">={most:g}", ratio >= most)
+
+    site_goal, coordinator_goal = ((0.5, 0.4) if big else (1.2, 1.0)) if ten else (None, None)
+    rows = [
+        row("plaintext FedAvg, chunked", "fedavg", flower, "Flower"),
+        row("Flower aggregate (lists)", "flower"),
+        row("Flower aggregate (records)", "flower records"),
+        row("raw AES of the masks", "raw"),
+        row("masks alone", "masks", ns["raw"], "raw AES", 1.5 if ten else None),
+        row("site, 32 bits", "site 32", flower, "Flower", site_goal),
+        row("site, 16 bits", "site 16", flower, "Flower"),
+        row("site, no MAC/digest/group, 32", "bare 32", flower, "Flower"),
+        row("coordinator, 32 bits", "coordinator 32", flower, "Flower", coordinator_goal),
+        row("coordinator, 16 bits", "coordinator 16", flower, "Flower"),
+        row("digest of one vector", "digest"),
+        row("site reads 1-site sum", "strip"),
+    ]
+    if ten:
+        rows += [
+            gain("SecAgg+ site (32)", "secagg+ site", "site 32", 10),
+            gain("SecAgg+ site (16)", "secagg+ site", "site 16", 20),
+            gain("SecAgg+ / bare site (32)", "secagg+ site", "bare 32", 10),
+            gain("SecAgg+ / bare site (16)", "secagg+ site", "bare 16", 20),
+        ]
+        if "ckks site" in ns:
+            rows.append(gain("CKKS site (32)", "ckks site", "site 32", 200))
+    rows.append(row("SecAgg+ server", "secagg+ server", ns["coordinator 32"], "ours"))
+    return rows
+
+
+def both_cores(dimension: int, repeats: int) -> Row:
+    """Wall-clock gain of a site's step over one thread (others' load on the machine counts)."""
+    spec, sites = spec_of(dimension, 10, 32, True), 10
+    task = Task(bytes(32), bytes(32), 1, 1, spec.participants, bytes(32))
+    streams = [Stream(bytes([k]) * 32) for k in range(sites)]
+    contribution = Contribution(np.zeros(dimension, np.float32), 10)
+    group = GroupKeys(b"g" * 32, b"c" * 32)
+    cores, walls = segments._cores, {"one": math.inf, "all": math.inf}
+    try:
+        for _ in range(repeats):
+            for name, count in (("one", lambda: 1), ("all", cores)):
+                segments._cores = count
+                start = time.perf_counter()
+                protect(spec, task, "site-00", contribution, streams, group)
+                walls[name] = min(walls[name], time.perf_counter() - start)
+    finally:
+        segments._cores = cores
+    gain = walls["one"] / walls["all"]
+    return Row(f"site on {cores()} cores, wall", walls["all"] * 1e3, "ms", "one core", gain)
+
+
+def model_deltas(
+    sites: int, rounds: int, *, pooled: bool
+) -> tuple[list[TensorLayout], list[list[np.ndarray]]]:
+    """Deltas of a small convolutional network that really trains: [round][site] -> float32 [D].
+
+    `pooled` averages over the image before the last layer, as residual networks do; otherwise a
+    wide dense layer sees every pixel, whose deltas have far heavier tails.
+
+    Each site holds invented images (a blob whose place tells the class, in noise) with its own
+    brightness; ten steps of SGD with momentum a round, then federated averaging.
+    """
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.GroupNorm(8, 32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.ReLU(), nn.MaxPool2d(2),
+        *((nn.AdaptiveAvgPool2d(1),) if pooled else ()), nn.Flatten(),
+        nn.Linear(64 if pooled else 64 * 49, 64), nn.ReLU(), nn.Linear(64, 4),
+    )  # fmt: skip
+    layout = [TensorLayout(name, tuple(p.shape)) for name, p in model.named_parameters()]
+    axis = torch.arange(28.0)
+
+    def images(site: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.randint(0, 4, (count,))
+        x, y = 9 + 10 * (labels % 2), 9 + 10 * (labels // 2)
+        blob = torch.exp(
+            -(
+                (axis[None, None, :] - x[:, None, None]) ** 2
+                + (axis[None, :, None] - y[:, None, None]) ** 2
+            )
+            / 18
+        )
+        return (blob * (1 + site / sites) + 0.7 * torch.randn(count, 28, 28))[:, None], labels
+
+    def flat() -> torch.Tensor:
+        return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+    weights, result = flat(), []
+    for _ in range(rounds):
+        deltas = []
+        for site in range(sites):
+            nn.utils.vector_to_parameters(weights.clone(), model.parameters())
+            optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+            for _ in range(10):
+                batch, labels = images(site, 32)
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(model(batch), labels).backward()
+                optimiser.step()
+            deltas.append((flat() - weights).numpy().astype(np.float32))
+        weights = weights + torch.from_numpy(np.mean(deltas, axis=0))
+        result.append(deltas)
+    return layout, result
+
+
+def whole_round(
+    sites: int,
+    layout: list[TensorLayout],
+    updates: list[np.ndarray],
+    bits: int,
+    clips: tuple[float, ...] = (),
+    clip: float = 1.0,
+) -> tuple[Aggregate, int, int]:
+    """One real round through every message: the aggregate, bytes of a vector, control bytes."""
+    signers = {f"site-{k:02}": FileSigner.generate() for k in range(sites)}
+    coordinator = FileSigner.generate()
+    roster = Roster(
+        tuple(
+            SiteKeys(
+                name,
+                signer.public_bytes(),
+                hashlib.sha256(name.encode()).digest(),
+                hashlib.sha512(name.encode()).digest(),
+            )
+            for name, signer in signers.items()
+        )
+    )
+    threshold = sites // 2 + 1
+    spec = SignedRunSpec.sign(
+        RunSpec(
+            "bench", bytes(32), bytes.fromhex(roster.digest()), tuple(signers), threshold, 0,
+            max(3, threshold), 10, tuple(layout), clip, 100, ("correct", "evaluated"), bits,
+        ),
+        coordinator,
+    )  # fmt: skip
+
+    class Forgetful:
+        def save(self, state: bytes) -> None:
+            pass
+
+    aggregator = Aggregator(spec, roster, coordinator)
+    people = {
+        name: Participant(spec, name, signer, roster, coordinator.public_bytes(), Forgetful())
+        for name, signer in signers.items()
+    }
+    for person in people.values():
+        aggregator.add_advert(person.advertise())
+    for person in people.values():
+        aggregator.add_ack(person.accept_book(aggregator.key_book()))
+    for name, person in people.items():
+        person.confirm(aggregator.confirmation(name))
+    task = aggregator.task(1, 1, tuple(people), bytes(32), clips)
+    sent, size = dict.fromkeys(people, 0), 0
+    for (name, person), update in zip(people.items(), updates, strict=True):
+        upload, vector = person.begin_round(task, bytes(32), Contribution(update, 100, (1, 2)))
+        aggregator.add(upload, vector)
+        sent[name], size = len(encode(upload)), vector.nbytes
+    for name in aggregator.survivors():
+        signature = people[name].accept_survivors(aggregator.survivors_for(name))
+        aggregator.add_signature(signature)
+        sent[name] += len(encode(signature))
+    for name in aggregator.survivors():
+        shares = people[name].release_shares(aggregator.quorum())
+        aggregator.add_shares(shares)
+        sent[name] += len(encode(shares))
+    return aggregator.result(), size, max(sent.values())
+
+
+def sizes_and_errors() -> list[Row]:
+    """Bytes up and relative errors, on deltas of a network that really trains."""
+    layout, rounds = model_deltas(10, 4, pooled=False)
+    scales = adaptive_clips(whole_spec(layout), np.mean(rounds[2], axis=0, dtype=np.float32))
+    expected = np.mean([update.astype(np.float64) for update in rounds[3]], axis=0)
+    aggregate, _, _ = whole_round(10, layout, rounds[3], 16, scales)
+    error = float(np.linalg.norm(aggregate.mean - expected) / np.linalg.norm(expected))
+    rows = [Row("error at 16 bits, wide dense", error, "relative")]
+    layout, rounds = model_deltas(10, 4, pooled=True)
+    scales = adaptive_clips(whole_spec(layout), np.mean(rounds[2], axis=0, dtype=np.float32))
+    expected = np.mean([update.astype(np.float64) for update in rounds[3]], axis=0)
+    for bits, clips, goal, bytes_goal in ((32, (), 1e-6, 1.0), (16, scales, 1e-3, 0.5)):
+        aggregate, size, control = whole_round(10, layout, rounds[3], bits, clips)
+        error = float(np.linalg.norm(aggregate.mean - expected) / np.linalg.norm(expected))
+        share = size / rounds[3][0].nbytes
+        rows += [
+            Row(
+                f"error at {bits} bits, real deltas", error, "relative", "", None,
+                f"<={goal:g}" if bits == 16 else "", error <= goal if bits == 16 else None,
+            ),
+            Row(f"bytes up at {bits} bits", size / 1e6, "MB", "float32", share,
+                f"~{bytes_goal:g}", share <= bytes_goal * 1.001),
+        ]  # fmt: skip
+    small = [TensorLayout("w", (1000,))]
+    _, _, control = whole_round(50, small, [np.zeros(1000, np.float32)] * 50, 32)
+    rows.append(
+        Row("control messages, 50 sites", control / 1e3, "KB", "", None, "<100", control < 100_000)
+    )
+    return rows
+
+
+def whole_spec(layout: list[TensorLayout]) -> RunSpec:
+    names = tuple(f"site-{k:02}" for k in range(10))
+    return RunSpec("x", bytes(32), bytes(32), names, 6, 0, 6, 1, tuple(layout), 1.0, 100, ())
+
+
+def main() -> None:
+    """Print the table and record its rows."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--quick", action="store_true", help="1 M parameters only")
+    quick = arguments.parse_args().quick
+    print(f"processor time; mask streams by AES-256-{fastest_backend().upper()}")
+    rows: list[Row] = []
+
+    def show(new: list[Row]) -> None:
+        rows.extend(new)
+        print("\n".join(row.line() for row in new), flush=True)
+
+    for dimension in (1_000_000,) if quick else (1_000_000, 10_000_000):
+        for sites in (3, 10):
+            show(table(dimension, sites, 15 if dimension == 1_000_000 else 5))
+    show([both_cores(1_000_000 if quick else 10_000_000, 5)])
+    show(sizes_and_errors())
+    record([row.__dict__ for row in rows], SECTION)
+
+
+if __name__ == "__main__":
+    main()
