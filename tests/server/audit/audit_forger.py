@@ -158,6 +158,7 @@ class Forger:
         receipts: Iterable[SavedReceipt] = (),
         replay: bool = False,
         recompute: bool = False,
+        every: bool = False,
     ) -> Verification:
         """What the verifier says; without pins unless a test gives one."""
         path = self.write(folder / "forged.zip")
@@ -169,6 +170,7 @@ class Forger:
                 receipts=receipts,
                 replay=replay,
                 recompute_epsilon=recompute,
+                every_signature=every,
             )
 
 

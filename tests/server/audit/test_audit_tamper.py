@@ -182,6 +182,26 @@ def test_a_forged_site_statement(forger: Forger, tmp_path: Path) -> None:
     assert found(result, "signature", at)
 
 
+def test_a_forged_last_statement_of_a_site(forger: Forger, tmp_path: Path) -> None:
+    """Nothing follows it that would vouch for it, so its own signature decides."""
+    at = forger.find("closing", "b")
+    forger.restate(at, forger.leaf(at).event, FileSigner.generate())
+    assert found(forger.rederive().seal().verify(tmp_path), "signature", at)
+
+
+def test_a_signature_damaged_in_the_middle_of_a_chain(forger: Forger, tmp_path: Path) -> None:
+    """The statements after it vouch for its content; checking every one finds it."""
+    at = forger.find("update", "b", 1)
+    value = json.loads(forger.leaves[at])
+    signature = value["statement"]["signatures"][0]
+    signature["sig"] = "A" * 86 + "=="
+    forger.leaves[at] = canonical.dumps(value)
+    forger.rederive().seal()
+    assert not found(forger.verify(tmp_path), "signature")
+    (tmp_path / "forged.zip").unlink()
+    assert found(forger.verify(tmp_path, every=True), "signature", at)
+
+
 def test_an_unsigned_site_statement(forger: Forger, tmp_path: Path) -> None:
     at = forger.find("update", "b", 1)
     leaf = forger.leaf(at)

@@ -52,6 +52,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
                 receipts=receipts,
                 replay=options.replay,
                 recompute_epsilon=options.recompute_epsilon,
+                every_signature=options.every_signature,
             )
     except BundleInvalid as error:
         findings = Findings()
@@ -98,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         "--recompute-epsilon",
         action="store_true",
         help="price the logged privacy events again (needs wardround[accounting])",
+    )
+    parser.add_argument(
+        "--every-signature",
+        action="store_true",
+        help="check each statement's signature, not only the newest of each chain",
     )
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
     return parser

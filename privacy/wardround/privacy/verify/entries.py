@@ -3,16 +3,22 @@
 Each leaf is read strictly, hashed into the tree, compared with the database's columns, checked
 against the clock and its site's key and chain, and handed on to the rules of runs and to the
 summary. Memory is that of the summary, not of the log.
+
+A statement names the digest of the one before it, so one signature vouches for the content of
+every statement before it by the same key. The pass checks the newest of each key, and says so
+when that leaves any doubt (`doubt`): then it has to be run again with `every` signature checked,
+which tells where the fault is. Signatures are what takes the time in a long log.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from wardround.privacy.errors import MalformedData
+from wardround.privacy.errors import MalformedData, SignatureInvalid
 from wardround.privacy.events import Enrol, Genesis, Leaf, Revoke, Rotate, RunStart, from_leaf
 from wardround.privacy.identity import Roster, SiteKeys
 from wardround.privacy.keyring import ChainBroken, Keyring
+from wardround.privacy.statements import Envelope
 from wardround.privacy.transparency import CompactRange, leaf_hash
 from wardround.privacy.verify.findings import Findings
 from wardround.privacy.verify.policy import Policy
@@ -30,7 +36,9 @@ class EntryPass:
     """
 
     policy: Policy
-    findings: Findings
+    every: bool
+    findings: Findings = field(default_factory=Findings)
+    doubt: bool = False
     tree: CompactRange = field(default_factory=CompactRange)
     roots: dict[int, bytes] = field(default_factory=dict)
     times: dict[int, int] = field(default_factory=dict)
@@ -44,6 +52,7 @@ class EntryPass:
     coordinator: bytes = b""
     _keys: dict[str, SiteKeys] = field(default_factory=dict)
     _time: int = 0
+    _newest: dict[str, tuple[Envelope, bytes]] = field(default_factory=dict)  # and its key
 
     def __post_init__(self) -> None:
         self.runs = Runs(self.findings)
@@ -70,6 +79,8 @@ class EntryPass:
             if index + 1 in sizes:
                 self.roots[index + 1] = self.tree.root()
                 self.times[index + 1] = self._time
+        for site in list(self._newest):
+            self._settle(site)
 
     def _entry(self, index: int, leaf: Leaf) -> None:
         self._genesis(index, leaf)
@@ -126,8 +137,14 @@ class EntryPass:
     def _site(self, index: int, leaf: Leaf) -> None:
         event = leaf.event
         try:
-            self.ring.admit(leaf)
+            if self.every or isinstance(event, Enrol | Rotate | Revoke) or leaf.envelope is None:
+                self._settle(leaf.site)
+                self.ring.admit(leaf)
+            else:
+                self.ring.admit(leaf, signature=False)
+                self._newest[leaf.site] = leaf.envelope, self.ring.sites[leaf.site].identity
         except ChainBroken as error:
+            self.doubt = True
             self.findings.add(error.rule, index, "a statement that fits key and chain", str(error))
             if leaf.site in self.ring.sites or isinstance(event, Enrol):
                 self.ring.apply(leaf)  # go on from what it says: one finding for one fault
@@ -152,6 +169,15 @@ class EntryPass:
                 self.compromised.append((index, leaf.site, event.compromised_since_ms))
         elif isinstance(event, Enrol):
             self.revoked.pop(leaf.site, None)
+
+    def _settle(self, site: str) -> None:
+        """Check the newest signature of a key before the key goes, or the log ends."""
+        envelope, identity = self._newest.pop(site, (None, b""))
+        if envelope is not None:
+            try:
+                envelope.verify(identity)
+            except (SignatureInvalid, MalformedData):
+                self.doubt = True
 
     def _enrolled(self, event: Enrol | Rotate) -> None:
         keys = (bytes.fromhex(k) for k in (event.identity, event.witness, event.supernode))

@@ -149,6 +149,12 @@ class Findings:
         if self._counts[check] <= self.LIMIT:
             self._kept.append(Finding(check, entry, expected, found, breaks))
 
+    def absorb(self, other: "Findings") -> None:
+        """Take over what another collection holds."""
+        self._kept += other._kept
+        for check, count in other._counts.items():
+            self._counts[check] = self._counts.get(check, 0) + count
+
     def all(self) -> tuple[Finding, ...]:
         """Return what was found, those that break first, then by entry."""
         more = [

@@ -26,6 +26,11 @@ LEDGER_SLACK = Decimal("0.99")
 
 _InRound = RoundStart | Update | Survivors | RecoveryShare | Aggregated | RoundEnd
 
+_RULED = {
+    StudyPlanned, Approval, RunStart, KeyBookMade, PrivacySpend, Closing, RunEnd,
+    RoundStart, Update, Survivors, RecoveryShare, Aggregated, RoundEnd,
+}  # fmt: skip
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -69,9 +74,15 @@ class Opened:
 
 @dataclass(slots=True)
 class Runs:
-    """The runs of a log, and the privacy ledgers that go along."""
+    """The runs of a log, and the privacy ledgers that go along.
+
+    What replaying and pricing need is kept only when asked for: it grows with the log.
+    """
 
     findings: Findings
+    keep_opened: bool = False
+    keep_spends: bool = False
+    first_opened: int | None = None
     plans: dict[str, str] = field(default_factory=dict)  # plan digest: study
     approvals: set[tuple[str, str]] = field(default_factory=set)  # site, plan digest
     runs: dict[str, Run] = field(default_factory=dict)
@@ -84,6 +95,8 @@ class Runs:
     def add(self, index: int, leaf: Leaf) -> None:
         """Check the next entry against those before."""
         event = leaf.event
+        if type(event) not in _RULED:  # most of a log is access, which no rule is about
+            return
         match event:
             case StudyPlanned():
                 self.plans[event.plan_digest] = event.study
@@ -264,7 +277,10 @@ class Runs:
             )
         attempt.aggregate = index, event
         run.model = event.model_digest
-        self.opened.append(Opened(index, run.start, run.book, attempt, event))
+        if self.first_opened is None:
+            self.first_opened = index
+        if self.keep_opened:
+            self.opened.append(Opened(index, run.start, run.book, attempt, event))
 
     def _context(self, index: int, attempt: Attempt, context: str) -> None:
         for update in attempt.uploads.values():
@@ -292,7 +308,8 @@ class Runs:
         if run is not None:
             run.paid.add((site, event.round))
             run.trained.pop((site, event.round), None)
-        self.spends.append((index, site, event))
+        if self.keep_spends:
+            self.spends.append((index, site, event))
 
     def _closing(self, index: int, leaf: Leaf, event: Closing) -> None:
         run, site = self.runs.get(event.run), leaf.site

@@ -33,15 +33,18 @@ def verify(
     receipts: Iterable[SavedReceipt] = (),
     replay: bool = False,
     recompute_epsilon: bool = False,
+    every_signature: bool = False,
 ) -> Verification:
     """Check a bundle against the auditor's own policy, pins and receipts.
 
     Nothing in the bundle is believed. What is wrong or missing becomes a finding; the verdict
-    is `status` of what is returned. Raises nothing for a bad bundle, only findings.
+    is `status` of what is returned. Raises nothing for a bad bundle, only findings. Of each
+    chain of statements the newest signature is checked, which vouches for all before it;
+    `every_signature` checks each.
     """
-    work = _Work(bundle, policy)
+    work = _Work(bundle, policy, replay, recompute_epsilon, every_signature)
     try:
-        return work.run(list(pins), list(receipts), replay, recompute_epsilon)
+        return work.run(list(pins), list(receipts))
     except (BundleInvalid, MalformedData) as error:
         work.findings.add("bundle", None, "a bundle as a coordinator writes it", str(error))
         sites = tuple(policy.sites)
@@ -52,11 +55,12 @@ def verify(
 class _Work:
     bundle: Bundle
     policy: Policy
+    replay: bool
+    recompute: bool
+    every: bool
     findings: Findings = field(default_factory=Findings)
 
-    def run(
-        self, pins: list[bytes], receipts: list[SavedReceipt], replay: bool, recompute: bool
-    ) -> Verification:
+    def run(self, pins: list[bytes], receipts: list[SavedReceipt]) -> Verification:
         self._manifest()
         checkpoints = Checkpoints(self.policy, self.findings)
         for line in self.bundle.lines(CHECKPOINTS):
@@ -66,10 +70,13 @@ class _Work:
             checkpoints.read(note.encode())
         pinned = [p for data in pins if (p := checkpoints.read(data, pinned="pin")) is not None]
 
-        found = EntryPass(self.policy, self.findings)
         sizes = {*checkpoints.notes, *(checkpoint.size for checkpoint in pinned)}
         wanted = {receipt.index: b"" for receipt in receipts}
-        found.run(self._watched(wanted), self.bundle.lines(COLUMNS), sizes)
+        found = self._entries(self.every, wanted, sizes)
+        if found.doubt and not self.every:
+            found = self._entries(True, wanted, sizes)
+        found.runs.finish()
+        self.findings.absorb(found.findings)
 
         checkpoints.check_roots(found)
         counted = checkpoints.cosigners(found)
@@ -79,10 +86,9 @@ class _Work:
         check_receipts(receipts, digests, self.policy, self.findings)
         self._closings(checkpoints, found)
         check_compromised(found, lambda: self.bundle.lines(ENTRIES), self.findings)
-        found.runs.finish()
         self._projections(found)
-        replayed = self._replay(found, replay)
-        recomputed = Recompute(self.findings).all(found.runs.spends) if recompute else ()
+        replayed = self._replay(found)
+        recomputed = Recompute(self.findings).all(found.runs.spends) if self.recompute else ()
 
         shown = size or max(checkpoints.notes, default=0)
         times = counted.get(size, {}) if size else {}
@@ -107,6 +113,12 @@ class _Work:
             self.findings.add(
                 "genesis", None, self.policy.origin, f"{manifest.get('origin')!a}"[:200]
             )
+
+    def _entries(self, every: bool, wanted: dict[int, bytes], sizes: set[int]) -> EntryPass:
+        found = EntryPass(self.policy, every)
+        found.runs.keep_opened, found.runs.keep_spends = self.replay, self.recompute
+        found.run(self._watched(wanted), self.bundle.lines(COLUMNS), sizes)
+        return found
 
     def _watched(self, wanted: dict[int, bytes]) -> Iterator[bytes]:
         """Give the leaves, noting the hashes of those that receipts are about."""
@@ -166,19 +178,19 @@ class _Work:
                         _short(rows.get(key)),
                     )
 
-    def _replay(self, found: EntryPass, wanted: bool) -> frozenset[int]:
-        opened = found.runs.opened
-        if not wanted:
-            if opened:
+    def _replay(self, found: EntryPass) -> frozenset[int]:
+        if not self.replay:
+            if found.runs.first_opened is not None:
                 self.findings.add(
                     "replay",
-                    opened[0].entry,
-                    f"{len(opened)} aggregates added up again (--replay)",
+                    found.runs.first_opened,
+                    "aggregates added up again (--replay)",
                     "not asked for",
                     breaks=False,
                 )
             return frozenset()
-        return Replay(self.bundle, found.rosters, found.coordinator, self.findings).all(opened)
+        replay = Replay(self.bundle, found.rosters, found.coordinator, self.findings)
+        return replay.all(found.runs.opened)
 
 
 def _short(value: canonical.Json) -> str:
