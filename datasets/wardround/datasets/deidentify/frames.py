@@ -93,6 +93,8 @@ def _trim(dataset: Dataset, keyword: str) -> int:
     content = dataset[keyword].value
     if not isinstance(content, bytes) or len(content) < expected:
         raise Refused("truncated", "fewer pixels than the header says")
+    if dataset.original_encoding[1] is False:
+        expected += expected % 2  # in big-endian words the last single byte lies in the padding
     pixels_only = content[:expected]
     if keyword == "PixelData":
         pixels_only = _mask_unused_bits(dataset, pixels_only)
