@@ -91,6 +91,7 @@ class LocalFederation:
         task: str = "image-classification-2d",
         epsilon: float = 100.0,
         options: cohort.Options | None = None,
+        deadline: int = 600,
     ) -> None:
         self.folder = folder
         self._stack = ExitStack()
@@ -102,6 +103,12 @@ class LocalFederation:
             port=9443,
             internal_port=9440,
         )
+        settings = home.folder / "config.toml"
+        text = settings.read_text().replace(
+            "exchange_deadline = 600", f"exchange_deadline = {deadline}"
+        )
+        settings.write_text(text)
+        home = coordinator_config.load(home.folder)
         self.desk = self._stack.enter_context(Desk.open(home))
         self.sites: dict[str, Site] = {}
         peers = ", ".join(f'"{name}"' for name in sorted(data))

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -123,18 +124,9 @@ def prepare(demo: Demo, rounds: int) -> None:
     )
     demo.start("coordinator", "wardround-coordinator", "serve", *coordinator)
     demo.run("wardround-coordinator", "status", "--wait", "60", *coordinator)
-    for number, site in enumerate(SITES):
-        home = ("--home", site)
-        demo.run("wardround-site", "init", site, *home)
-        token = demo.run("wardround-coordinator", "enrol", site, "--token-only", *coordinator)
-        demo.run("wardround-site", "join", token, *home)
-        demo.run("wardround-coordinator", "approve", site, "--yes", *coordinator)
-        make_data(demo.folder / f"{site}-images", number)
-        demo.run(
-            *("wardround-site", "data", "add", f"{site}-images", "--name", "images"),
-            *("--kind", "image-classification-2d", *home),
-        )
-        write_policy(demo.folder / site / "policy.toml")
+    with ThreadPoolExecutor(len(SITES)) as hospitals:  # as if in three places at once
+        for _ in hospitals.map(lambda number: prepare_site(demo, number), range(len(SITES))):
+            pass
     demo.run(
         *("wardround-site", "plan", "draft", "--study", STUDY, "--sites", ",".join(SITES)),
         *("--classes", ",".join(CLASSES), "--rounds", str(rounds), "--output", "study.toml"),
@@ -142,16 +134,38 @@ def prepare(demo: Demo, rounds: int) -> None:
         *("--legal-basis", "none needed: invented data"),
     )
     demo.run("wardround-coordinator", "study", "create", "study.toml", *coordinator)
-    for site in SITES:
-        demo.run("wardround-site", "study", "approve", STUDY, "--yes", "--home", site)
-        demo.start(site, "wardround-site", "start", "--home", site)
+    with ThreadPoolExecutor(len(SITES)) as hospitals:
+        for _ in hospitals.map(lambda site: agree(demo, site), SITES):
+            pass
+
+
+def prepare_site(demo: Demo, number: int) -> None:
+    """One hospital: made, joined, approved by the coordinator's officer, with data and policy."""
+    site, coordinator = SITES[number], ("--home", "coordinator")
+    home = ("--home", site)
+    demo.run("wardround-site", "init", site, *home)
+    token = demo.run("wardround-coordinator", "enrol", site, "--token-only", *coordinator)
+    demo.run("wardround-site", "join", token, *home)
+    demo.run("wardround-coordinator", "approve", site, "--yes", *coordinator)
+    make_data(demo.folder / f"{site}-images", number)
+    demo.run(
+        *("wardround-site", "data", "add", f"{site}-images", "--name", "images"),
+        *("--kind", "image-classification-2d", *home),
+    )
+    write_policy(demo.folder / site / "policy.toml")
+
+
+def agree(demo: Demo, site: str) -> None:
+    """The hospital's operator reads the plan, approves it and starts the site."""
+    demo.run("wardround-site", "study", "approve", STUDY, "--yes", "--home", site)
+    demo.start(site, "wardround-site", "start", "--home", site)
 
 
 def make_data(folder: Path, number: int) -> None:
     """Invented images of one hospital, in one folder a class, several for a patient."""
     from wardround.datasets import phantom
 
-    phantom.write_images(folder, seed=number, patients=PATIENTS, classes=CLASSES, size=32, scanner=number)
+    phantom.images(folder, seed=number, patients=PATIENTS, classes=CLASSES, size=32, scanner=number)
 
 
 def write_policy(path: Path) -> None:
@@ -205,12 +219,17 @@ def main() -> int:
                 *("wardround-coordinator", "bundle", STUDY, "--output", "evidence.zip"),
                 *("--policy", "policy.txt", *coordinator),
             )
+            demo.run(
+                *("wardround-coordinator", "study", "model", STUDY),
+                *("--output", "model.npz", *coordinator),
+            )
             verified = demo.show(
-                "wardround-verify", "evidence.zip", "--policy", "policy.txt", "--replay"
+                *("wardround-verify", "evidence.zip", "--policy", "policy.txt", *pins),
+                *("--replay", "--recompute-epsilon"),
             )
             if verified != 0:
                 raise DemoFailed("the evidence does not verify; see the lines above")
-            demo.show("wardround-site", "ledger", "show", "--home", SITES[0])
+            demo.show("wardround-site", "ledger", "--home", SITES[0])
     except DemoFailed as error:
         out.print(f"[bold red]The demo failed.[/] {error}", markup=True)
         out.print(f"Logs of every process are in {options.folder}/*.log")
@@ -218,8 +237,9 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     out.print(f"\nDone in {time.monotonic() - began:.0f} s. Look at")
-    out.print(f"  {options.folder}/report/run-report.html    what an officer reads")
-    out.print(f"  {options.folder}/evidence.zip           what an outsider verifies")
+    out.print(f"  {options.folder}/report/run-report.html  what an officer reads (also PDF, JSON)")
+    out.print(f"  {options.folder}/evidence.zip            what an outsider verifies")
+    out.print(f"  {options.folder}/model.npz               what the study was for")
     return 0
 
 

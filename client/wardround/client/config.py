@@ -40,7 +40,8 @@ POLICY = """\
 # Check a plan against it: wardround-site policy check study.toml
 
 # Budget of all studies together on one data set, in epsilon at a delta. Spent by every run, for
-# ever; the ledger refuses what would go beyond.
+# ever; the ledger refuses what would go beyond. A data set gets it when its first study is
+# approved; change it afterwards with: wardround-site ledger budget set
 [total]
 epsilon = 8.0
 delta = 1e-5

@@ -128,6 +128,7 @@ class RoundHandler:
             self.site.sync()
         self.site.check_ledger()
         plan, dataset, trainer = self._admitted(signed)
+        self.site.check_budget(plan, dataset)
         with session(self.site.engine) as database:
             if database.get(RunState, ask.run) is None:
                 database.add(
@@ -165,12 +166,10 @@ class RoundHandler:
                 f"this plan ({digest[:12]}) is not approved here; at the site: "
                 f"wardround-site study review {plan.study.id}",
             )
-        admission, cohort = self.site.check_plan(plan)
+        _, cohort = self.site.check_plan(plan)
         roster = self.site.federation().roster(plan.participants.sites)
         if make_run_spec(plan, signed.spec.run, roster) != signed.spec:
             raise Refused("run_spec", "the run differs from the approved plan")
-        if not self.site.forecast(plan, cohort.pseudonym).accounts:
-            raise Refused("budget", f"the data set {admission.data} has no privacy budget")
         return plan, cohort.pseudonym, Trainer.open(plan, cohort, self.home.device)
 
     def _run(self, run: str) -> _Run:
@@ -319,11 +318,18 @@ class RoundHandler:
             folder.mkdir(mode=0o700, exist_ok=True)
             np.save(folder / f"{ask.run}.npy", _vector(payload), allow_pickle=False)
             logger.info("run %s is over; the model is in models/%s.npy", ask.run, ask.run)
+        drop_updates(self.home.scratch, ask.run, exchange_rounds(run.plan) + 1)
+        self._release(ask.run)
         self.site.witness.require_receipts()
         self.site.witness.closing(ask.run)
-        drop_updates(self.home.scratch, ask.run, exchange_rounds(run.plan) + 1)
         self._mark(ask.run, "closed", exchange_rounds(run.plan), 0)
         return Answer({})
+
+    def _release(self, run: str) -> None:
+        """Give back what the ledger still holds for the run: an update leaves only once paid."""
+        for held in tuple(self.site.ledger.book().open.values()):
+            if held.run == run:
+                self.site.ledger.release(held.id, "the run is over and nothing of the round left")
 
     # -- what is remembered ---------------------------------------------------------------------
 

@@ -153,7 +153,7 @@ class Site:
                 f"the data set has classes {', '.join(cohort.classes)[:80]}; the plan names "
                 f"{', '.join(plan.task.classes)[:80]}",
             )
-        cost = PlannedSpend.of_plan(plan).cost()
+        cost = PlannedSpend.of_plan(plan).promised()
         if cost.value > plan.privacy.target_epsilon:
             raise Refused(
                 "target_epsilon",
@@ -171,18 +171,8 @@ class Site:
         state, plan = self.study(name)
         admission, cohort = self.check_plan(plan)
         rules = self.policy()
-        self.ledger.set_budget(cohort.pseudonym, rules.total_epsilon, rules.total_delta)
-        self.ledger.set_budget(
-            cohort.pseudonym, plan.privacy.target_epsilon, plan.privacy.delta, study=name
-        )
-        forecast = self.forecast(plan, cohort.pseudonym)
-        if not forecast.fits:
-            raise Refused(
-                "budget",
-                "the plan costs more than what is left of the data set's budget: "
-                f"{forecast.rounds} of its {plan.training.rounds} rounds are affordable; "
-                "see: wardround-site ledger show",
-            )
+        self._set_budgets(plan, cohort.pseudonym, rules)
+        self.check_budget(plan, cohort.pseudonym)
         self._decide(state, "approved", "", admission.data)
         self.witness.statement(
             Approval(
@@ -198,6 +188,35 @@ class Site:
             )
         )
         return plan
+
+    def _set_budgets(self, plan: StudyPlan, dataset: str, rules: Policy) -> None:
+        """Give the study its budget, and a data set without one that of the policy's [total].
+
+        Later changes of a data set's budget are the operator's: `wardround-site ledger budget`.
+        """
+        audience = "aggregate" if plan.privacy.shared_noise else "everyone"
+        if (dataset, "") not in self.ledger.book().budgets:
+            self.ledger.set_budget(
+                dataset, rules.total_epsilon, rules.total_delta, audience=audience
+            )
+        self.ledger.set_budget(
+            dataset,
+            plan.privacy.target_epsilon,
+            plan.privacy.delta,
+            study=plan.study.id,
+            audience=audience,
+        )
+
+    def check_budget(self, plan: StudyPlan, dataset: str) -> None:
+        """Raise Refused unless the budgets of the data set bear all rounds of `plan`."""
+        forecast = self.forecast(plan, dataset)
+        if not forecast.fits:
+            raise Refused(
+                "budget",
+                "the plan costs more than what is left of the data set's budget: "
+                f"{forecast.rounds} of its {plan.training.rounds} rounds are affordable; "
+                "see: wardround-site ledger",
+            )
 
     def forecast(self, plan: StudyPlan, dataset: str) -> Forecast:
         """Return what all of `plan` would cost the data set, of what is left of its budgets."""

@@ -164,7 +164,7 @@ def read_plan(path: Path) -> StudyPlan:
 def show_plan(plan: StudyPlan, site: str) -> None:
     """Print what a plan asks of this site, and what will leave it."""
     privacy, secagg = plan.privacy, plan.secure_aggregation
-    cost = PlannedSpend.of_plan(plan).cost()
+    cost = PlannedSpend.of_plan(plan).promised()
     width = secagg.ring_bits // 8
     size = plan.dimension * width
     peers = [name for name in plan.participants.sites if name != site]

@@ -30,6 +30,7 @@ from wardround.privacy.events import (
     Fault,
     KeyBookMade,
     Metric,
+    Refusal,
     RoundEnd,
     RoundStart,
     RunEnd,
@@ -96,6 +97,7 @@ class StudyRun:
     _links: dict[str, LogLink] = field(default_factory=dict)
     _traffic: Traffic = field(default_factory=Traffic)
     _why: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _refused: set[str] = field(default_factory=set)
     _summed: tuple[SiteDigest, ...] = ()
 
     def execute(self) -> None:
@@ -133,6 +135,8 @@ class StudyRun:
                 self._agree_on_keys(aggregator, signed)
             except (RoundAborted, PrivacyError) as error:
                 self._fault(0, attempt, "", "set-up", str(error))
+                if self._refused:
+                    break
                 self.sleep(min(2.0 * attempt, 30.0))
                 continue
             with self.studies.editing(self.run) as row:
@@ -178,6 +182,8 @@ class StudyRun:
 
     def _close(self, payload: bytes | None) -> None:
         """Hand the sites the final model, if there is one; take in what they have to say."""
+        if not self.studies.run(self.run).aggregator:
+            return  # no site has begun the run
         online = self.exchange.nodes()
         parts: dict[str, dict[str, bytes]] = {
             site: {} for site in self.plan.participants.sites if site in online
@@ -202,12 +208,15 @@ class StudyRun:
             except (RoundAborted, PrivacyError) as error:
                 self._end_round(number, attempt, "aborted", str(error), ())
                 logger.warning("round %s attempt %s: %s", number, attempt, error)
+                left = len(self.plan.participants.sites) - len(self._refused)
+                if left < self.plan.secure_aggregation.min_cohort:
+                    break
                 self.sleep(min(2.0 * (attempt - first + 1), 30.0))
                 continue
             moved = optimiser.move(vector, aggregate.mean) if aggregate.weight else vector
             self._record(number, attempt, vector, moved, aggregate, aggregator, task, optimiser)
             return moved
-        raise self._give_up(f"round {number} failed {self.rules.attempts} times")
+        raise self._give_up(f"round {number} cannot be finished")
 
     def _attempt(
         self, aggregator: Aggregator, number: int, attempt: int, vector: Vector
@@ -409,6 +418,8 @@ class StudyRun:
             answer = Answer.from_bytes(reply.body)
             if answer.head is not None:
                 self._link(site).receive(answer.head)
+                if any(e.statement().kind == Refusal.kind for e in answer.head.statements):
+                    self._refused.add(site)  # by a rule of its own: asking again is of no use
         except WardroundError as error:
             self._drop(site, stage, str(error))
             return None

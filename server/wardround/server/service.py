@@ -65,8 +65,12 @@ class Service:
 
     def serve(self) -> None:
         """Serve until SIGINT or SIGTERM."""
-        loop = threading.Thread(target=self._loop, name="reconcile", daemon=True)
-        self._link.serve_forever(loop.start, self._stopped)
+        self._link.serve_forever(self._ready, self._stopped)
+
+    def _ready(self) -> None:
+        """Take up where an earlier life of this process left off."""
+        self._registered = set(self._link.registered())
+        threading.Thread(target=self._loop, name="reconcile", daemon=True).start()
 
     def _loop(self) -> None:
         while not self._stopped.wait(POLL_SECONDS):
