@@ -114,7 +114,7 @@ def check_clips(spec: RunSpec, clips: Sequence[float]) -> None:
         raise TaskRejected("a task's clip is outside what the run spec allows")
 
 
-def adaptive_clips(spec: RunSpec, mean: Floats, margin: float = 3.0) -> tuple[float, ...]:
+def adaptive_clips(spec: RunSpec, mean: Floats, margin: float = 6.0) -> tuple[float, ...]:
     """Return per-tensor bounds for the next task from the last mean update [D].
 
     `margin` times each tensor's largest absolute value, at least 2^-20 of the largest of all and
