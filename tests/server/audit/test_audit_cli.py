@@ -92,6 +92,7 @@ def test_a_policy_that_cannot_be_read_is_usage_and_a_bundle_that_cannot_is_tampe
     assert run([str(tmp_path / "junk"), *files[1:]]) == 1
     assert "not a zip file" in capsys.readouterr().out
     assert run([files[0], "--policy", str(tmp_path / "junk")]) == 3
+    assert run([*files[:4], str(tmp_path / "junk")]) == 3
 
 
 def test_the_base_install_is_enough(files: list[str]) -> None:

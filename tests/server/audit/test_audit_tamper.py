@@ -28,7 +28,7 @@ from wardround.privacy.identity import FileSigner, Roster, SiteKeys
 from wardround.privacy.notes import Note, NoteSignature
 from wardround.privacy.statements import Body, Envelope, sign
 from wardround.privacy.transparency import leaf_hash, root_of
-from wardround.privacy.verify import Policy, write_policy
+from wardround.privacy.verify import Policy, checkpoints, write_policy
 
 
 @pytest.fixture
@@ -321,6 +321,20 @@ def test_the_time_of_a_cosignature_edited(forger: Forger, tmp_path: Path) -> Non
     forger.notes[-1] = Note(note.text, (log, edited, *rest)).to_bytes().decode()
     result = forger.verify(tmp_path)
     assert found(result, "cosignature", forger.checkpoint(-1).size - 1)
+
+
+def test_an_old_cosignature_edited(
+    forger: Forger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a long log those of old checkpoints are checked on demand."""
+    monkeypatch.setattr(checkpoints, "RECENT", 2)
+    note = Note.from_bytes(forger.notes[-4].encode())
+    log, line, *rest = note.signatures
+    edited = NoteSignature(line.name, line.key_id, bytes(8) + line.body[8:])
+    forger.notes[-4] = Note(note.text, (log, edited, *rest)).to_bytes().decode()
+    assert not found(forger.verify(tmp_path), "cosignature")
+    (tmp_path / "forged.zip").unlink()
+    assert found(forger.verify(tmp_path, every=True), "cosignature")
 
 
 def test_a_witness_rolled_back(forger: Forger, tmp_path: Path) -> None:

@@ -16,14 +16,22 @@ from wardround.privacy.verify.entries import EntryPass
 from wardround.privacy.verify.findings import Findings
 from wardround.privacy.verify.policy import Policy
 
+RECENT = 1000
+"""Of so many checkpoints, the newest, cosignatures are checked; of all on demand.
+
+Who would hide an older cosignature leaves it out, which nobody can see; so older ones add nothing
+to the quorum, only times, and there are many of them in a long log.
+"""
+
 
 @dataclass(slots=True)
 class Checkpoints:
-    """The checkpoints of a bundle whose log signature holds, by size."""
+    """The checkpoints of a bundle whose log signature holds: by size, with the note's bytes."""
 
     policy: Policy
     findings: Findings
-    notes: dict[int, tuple[Checkpoint, Note]] = field(default_factory=dict)
+    every: bool = False
+    notes: dict[int, tuple[Checkpoint, bytes]] = field(default_factory=dict)
 
     def read(self, data: bytes, pinned: str = "") -> Checkpoint | None:
         """Take in one note; None with a finding when the log's key did not sign it."""
@@ -43,7 +51,7 @@ class Checkpoints:
                 f"two that the log's key signed: {known[0].root.hex()}, {checkpoint.root.hex()}",
             )
         if known is None and not pinned:
-            self.notes[checkpoint.size] = checkpoint, note
+            self.notes[checkpoint.size] = checkpoint, data
         return checkpoint
 
     def check_roots(self, found: EntryPass) -> None:
@@ -72,8 +80,9 @@ class Checkpoints:
     def cosigners(self, found: EntryPass) -> dict[int, dict[str, int]]:
         """Check every cosignature; return the times (s) of those that count, by size and site."""
         counted: dict[int, dict[str, int]] = {}
-        for size, (_, note) in sorted(self.notes.items()):
-            counted[size] = self._lines(note, size, found)
+        sizes = sorted(self.notes)
+        for size in sizes if self.every else sizes[-RECENT:]:
+            counted[size] = self._lines(Note.from_bytes(self.notes[size][1]), size, found)
         self._rollbacks(counted)
         self._postdated(counted, found)
         return counted

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from wardround.privacy.bundle import Bundle
 from wardround.privacy.errors import BundleInvalid, WardroundError
+from wardround.privacy.notes import Note
 from wardround.privacy.verify.findings import CHECKS, EXIT, Finding, Findings, Verification
 from wardround.privacy.verify.policy import Policy
 from wardround.privacy.verify.receipts import SavedReceipt
@@ -37,6 +38,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         policy = Policy.from_text(_text(options.policy))
         pins = [path.read_bytes() for path in options.pin]
+        for pin in pins:
+            Note.from_bytes(pin)
         receipts = [SavedReceipt.from_bytes(path.read_bytes()) for path in options.receipt]
         if not options.bundle.is_file():
             raise BundleInvalid(f"{options.bundle} does not exist")
@@ -103,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--every-signature",
         action="store_true",
-        help="check each statement's signature, not only the newest of each chain",
+        help="check each signature: every statement's, not only the newest of a chain, and "
+        "the cosignatures of old checkpoints too",
     )
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
     return parser

@@ -39,8 +39,8 @@ def verify(
 
     Nothing in the bundle is believed. What is wrong or missing becomes a finding; the verdict
     is `status` of what is returned. Raises nothing for a bad bundle, only findings. Of each
-    chain of statements the newest signature is checked, which vouches for all before it;
-    `every_signature` checks each.
+    chain of statements the newest signature is checked, which vouches for all before it, and
+    cosignatures of the newest checkpoints; `every_signature` checks each.
     """
     work = _Work(bundle, policy, replay, recompute_epsilon, every_signature)
     try:
@@ -62,7 +62,7 @@ class _Work:
 
     def run(self, pins: list[bytes], receipts: list[SavedReceipt]) -> Verification:
         self._manifest()
-        checkpoints = Checkpoints(self.policy, self.findings)
+        checkpoints = Checkpoints(self.policy, self.findings, self.every)
         for line in self.bundle.lines(CHECKPOINTS):
             note = canonical.loads(line)
             if not isinstance(note, str):
