@@ -165,6 +165,41 @@ def test_values_repeated_in_attributes_that_stay_are_found(build, run):
     assert result.counts["repeated_values_removed"] >= 6
 
 
+def test_codes_and_geometry_that_name_nobody_stay(build, run):
+    dataset = build.base()
+    dataset.SeriesDescription, dataset.ProtocolName = "MOSAIC", "HIPPOCAMPUS"
+    dataset.PatientName, dataset.StudyDescription = "Head^Mary", "T1 AXIAL CHEST"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]
+    dataset.BodyPartExamined, dataset.PatientPosition = "HIPPOCAMPUS", "HFS"
+    dataset.Manufacturer, dataset.ManufacturerModelName = "SIEMENS", "Prisma_fit"
+    dataset.EchoTime, dataset.SequenceName = "2.98", "*tfl3d1"
+    item = type(dataset)()
+    item.CodeValue, item.CodingSchemeDesignator = "69536005", "SCT"
+    item.CodeMeaning = "Brain"
+    dataset.AnatomicRegionSequence = [item]
+    before = dcmread(io.BytesIO(build.to_bytes(dataset)))
+    after = dcmread(io.BytesIO(run(dataset).data))
+    for name in (
+        "ImageType",
+        "BodyPartExamined",
+        "PatientPosition",
+        "Manufacturer",
+        "ManufacturerModelName",
+        "EchoTime",
+        "SequenceName",
+        "Modality",
+        "SliceThickness",
+        "PixelSpacing",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "Rows",
+        "Columns",
+        "RescaleSlope",
+        "AnatomicRegionSequence",
+    ):
+        assert after[name].value == before[name].value, name
+
+
 def test_private_blocks_go_wherever_they_are(build, run):
     dataset = build.base()
     item = Dataset()

@@ -345,7 +345,11 @@ def _note(element: DataElement, value: str, walk: Walk) -> None:
         if element.VR != "UN" and any(map(str.isdigit, value)) and values.telltale(0, value):
             walk.identity.add(value)
     elif element.VR not in ("DS", "IS", "AS"):
-        walk.identity.add(value)
+        rule = rules()[0].get(int(element.tag))
+        if rule is not None and (Option.DESCRIPTORS, "C") in rule.options:
+            walk.identity.add_description(value)
+        else:
+            walk.identity.add(value)
 
 
 def _scrub(dataset: Dataset, walk: Walk) -> None:

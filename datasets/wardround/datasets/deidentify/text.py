@@ -11,6 +11,8 @@ _WORD = re.compile(r"[^\W_]+")
 _SHORTEST_PHRASE = 5
 _SHORTEST_NAME = 3
 _LONG = 8
+_LONGEST_CODE = 16  # characters, of a CS value
+_NUMBER = re.compile(r"\d{4}")
 
 
 @lru_cache(maxsize=1)
@@ -53,9 +55,10 @@ class Identity:
     devices copy it into other attributes.
     """
 
-    __slots__ = ("_names", "_phrases", "_raw")
+    __slots__ = ("_descriptions", "_names", "_phrases", "_raw")
 
     def __init__(self) -> None:
+        self._descriptions: set[str] = set()
         self._names: set[str] = set()
         self._phrases: set[str] = set()
         self._raw: set[bytes] = set()
@@ -82,6 +85,17 @@ class Identity:
         if raw and len(value.strip(" \0")) >= _LONG:
             self._raw.add(value.strip(" \0").encode("utf-8", "surrogateescape"))
 
+    def add_description(self, value: str) -> None:
+        """Remember a description of the examination. A short one without a number may well be a
+        word that codes use too (MOSAIC): it counts in texts, not in codes.
+        """
+        if len(value.strip()) > _LONGEST_CODE or _NUMBER.search(value):
+            self.add(value)
+            return
+        before = set(self._phrases)
+        self.add(value, raw=False)
+        self._descriptions |= self._phrases - before
+
     def forget(self, value: str) -> None:
         """Take back one remembered value, which the profile retains."""
         self._phrases.discard(" ".join(_WORD.findall(value.casefold())))
@@ -90,14 +104,15 @@ class Identity:
     def found_in(self, value: str, *, names: bool = True) -> bool:
         """Tell whether one of the values stands in `value`.
 
-        With `names` false single name parts do not count (a code such as HEAD is no person).
+        With `names` false, for codes, single name parts and short descriptions do not count: a
+        code such as HEAD is no person.
         """
         text = normal(value)
+        phrases = self._phrases if names else self._phrases - self._descriptions
         if names and not self._names.isdisjoint(text.split()):
             return True
         return any(
-            phrase in text if len(phrase) >= _LONG else f" {phrase} " in text
-            for phrase in self._phrases
+            phrase in text if len(phrase) >= _LONG else f" {phrase} " in text for phrase in phrases
         )
 
     def found_in_bytes(self, content: bytes) -> bool:
