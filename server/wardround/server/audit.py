@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from sqlalchemy import Connection, Engine, func, insert, select, text
+from sqlalchemy import Connection, Engine, Table, func, insert, select, text
 
 from wardround.privacy.errors import MalformedData, SignatureInvalid
 from wardround.privacy.events import (
@@ -49,6 +49,9 @@ from wardround.server.errors import CosignatureRefused, LogDamaged, StatementRef
 from wardround.server.models import CheckpointRow, CosignatureRow, LogEntry, MerkleNode
 
 T = TypeVar("T")
+# On the tables, not the classes: the rows of a batch need no objects made of them.
+_ADD_ENTRIES = insert(cast("Table", LogEntry.__table__))
+_ADD_NODES = insert(cast("Table", MerkleNode.__table__))
 
 
 def _now_ms() -> int:
@@ -238,7 +241,7 @@ class AuditLog:
                     serialise(connection)
                     size: int = self._read_tail(connection).tree.size
                     try:
-                        self._extend(connection, leaves)
+                        self._extend(connection, ((leaf, from_leaf(leaf)) for leaf in leaves))
                     except (StatementRefused, MalformedData) as error:
                         raise LogDamaged(f"the copy of {site} cannot follow: {error}") from None
                     tree = self._read_tail(connection).tree
@@ -271,25 +274,18 @@ class AuditLog:
         self, connection: Connection, events: Iterable[Event | Envelope], actor: str
     ) -> tuple[int, ...]:
         now = max(self.clock(), self._read_tail(connection).ts_ms)
-        return self._extend(
-            connection,
-            (
-                statement_leaf(event, now, actor)
-                if isinstance(event, Envelope)
-                else to_leaf(event, now, actor)
-                for event in events
-            ),
-        )
+        return self._extend(connection, (_leaf(event, now, actor) for event in events))
 
-    def _extend(self, connection: Connection, leaves: Iterable[bytes]) -> tuple[int, ...]:
+    def _extend(
+        self, connection: Connection, leaves: Iterable[tuple[bytes, Leaf]]
+    ) -> tuple[int, ...]:
         """Check and insert leaves at the end; the lock is held and the tail has been read."""
-        tail = self._read_tail(connection)
+        tail = self._tail or self._read_tail(connection)
         tree, last_hash, ts_ms = tail.tree.copy(), tail.last_hash, tail.ts_ms
         indices: list[int] = []
         rows: list[dict[str, object]] = []
         nodes: list[dict[str, object]] = []
-        for data in leaves:
-            leaf = from_leaf(data)
+        for data, leaf in leaves:
             known = self._admission.admit(connection, leaf, tree.size)
             if known is not None:
                 indices.append(known)
@@ -300,9 +296,9 @@ class AuditLog:
             full = tree.append(last_hash)
             nodes += [{"level": level, "idx": idx, "hash": value} for level, idx, value in full]
         if rows:
-            connection.execute(insert(LogEntry), rows)
+            connection.execute(_ADD_ENTRIES, rows)
         if nodes:
-            connection.execute(insert(MerkleNode), nodes)
+            connection.execute(_ADD_NODES, nodes)
         self._tail = _Tail(tree, ts_ms, last_hash)
         return tuple(indices)
 
@@ -361,6 +357,13 @@ def _load_nodes(
     if missing:
         raise LogDamaged(f"the tree lacks the node {min(missing)}; restore the database")
     return found
+
+
+def _leaf(event: Event | Envelope, now: int, actor: str) -> tuple[bytes, Leaf]:
+    if isinstance(event, Envelope):
+        data = statement_leaf(event, now, actor)
+        return data, from_leaf(data)
+    return to_leaf(event, now, actor), Leaf(now, actor, event)
 
 
 def _row(index: int, leaf: Leaf, data: bytes, digest: bytes) -> dict[str, object]:
