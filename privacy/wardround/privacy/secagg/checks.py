@@ -144,6 +144,12 @@ def others(sites: Collection[str], site: str) -> list[str]:
     return [other for other in sites if other != site]
 
 
+def peer_position(sites: Sequence[str], site: str, peer: str) -> int:
+    """Return where `peer` stands among `others(sites, site)`."""
+    position = sites.index(peer)
+    return position - 1 if sites.index(site) < position else position
+
+
 def check_header(
     spec: RunSpec,
     roster: Roster,
@@ -170,8 +176,8 @@ def check_pair(
     """Raise `error` unless two headers commit to one and the same pair secret."""
     if one.site == other.site:
         return
-    first = one.pair_commitments[others(task.participants, one.site).index(other.site)]
-    second = other.pair_commitments[others(task.participants, other.site).index(one.site)]
+    first = one.pair_commitments[peer_position(task.participants, one.site, other.site)]
+    second = other.pair_commitments[peer_position(task.participants, other.site, one.site)]
     if first != second:
         raise error(f"{one.site} and {other.site} committed to different pair secrets", one.site)
 

@@ -120,7 +120,7 @@ class Collection:
             chosen.context,
             tuple(self._headers[name] for name in chosen.sites),
             tuple(
-                self._boxes[name][others(participants, name).index(site)]
+                self._boxes[name][checks.peer_position(participants, name, site)]
                 for name in others(chosen.sites, site)
             ),
         )

@@ -1,6 +1,7 @@
 """R3 to R6 at a site: what a survivor set must satisfy, and which shares it then opens."""
 
 from collections.abc import Mapping
+from itertools import combinations
 
 from wardround.privacy.errors import KeysRejected, SurvivorsRejected
 from wardround.privacy.identity import Roster
@@ -24,14 +25,13 @@ def check_survivors(
         raise SurvivorsRejected("the survivor set does not hold this site's own upload")
     for header in headers:
         checks.check_header(spec, roster, task, header, SurvivorsRejected)
-    for header in headers:
-        for peer in headers:
-            checks.check_pair(task, header, peer, SurvivorsRejected)
+    for one, other in combinations(headers, 2):
+        checks.check_pair(task, one, other, SurvivorsRejected)
     senders = [header for header in headers if header.site != site]
     if len(survivors.boxes) != len(senders):
         raise SurvivorsRejected("the survivor set does not bring one box of each survivor")
     for header, box in zip(senders, survivors.boxes, strict=True):
-        position = others(task.participants, header.site).index(site)
+        position = checks.peer_position(task.participants, header.site, site)
         if checks.box_digest(box) != header.boxes[position]:
             raise SurvivorsRejected(f"a box is not the one {header.site} sent", header.site)
 

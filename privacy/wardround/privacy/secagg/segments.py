@@ -94,9 +94,14 @@ def vector_digest(vector: Ring) -> bytes:
 
 
 def _cores() -> int:
-    return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    if hasattr(os, "sched_getaffinity"):
+        return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    return min(MAX_WORKERS, os.cpu_count() or 1)
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_cores(), thread_name_prefix="secagg")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
