@@ -300,15 +300,16 @@ class RoundHandler:
         with session(self.site.engine) as database:
             row = database.get_one(RunState, ask.run)
             round_, attempt = row.round, row.attempt
-        self.site.witness.statement(
-            RecoveryShare(
-                run=ask.run,
-                round=round_,
-                attempt=attempt,
-                context=shares.context.hex(),
-                shares=encode(shares).hex(),
+        if not self.site.witness.stated(RecoveryShare.kind, ask.run, round_, attempt):
+            self.site.witness.statement(
+                RecoveryShare(
+                    run=ask.run,
+                    round=round_,
+                    attempt=attempt,
+                    context=shares.context.hex(),
+                    shares=encode(shares).hex(),
+                )
             )
-        )
         return Answer({"shares": encode(shares)})
 
     def _close(self, run: _Run, ask: Ask, payload: bytes | None) -> Answer:

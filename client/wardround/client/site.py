@@ -26,7 +26,7 @@ from wardround.privacy.events import Approval, PrivacySpend, Refusal, from_leaf
 from wardround.privacy.federation import Federation, StudyState
 from wardround.privacy.identity import FileSigner
 from wardround.privacy.plan import StudyPlan, decimal_text
-from wardround.privacy.planned import Forecast, PlannedSpend
+from wardround.privacy.planned import PlannedSpend
 from wardround.privacy.records import one_line
 
 BATCH = 1000
@@ -209,19 +209,18 @@ class Site:
 
     def check_budget(self, plan: StudyPlan, dataset: str) -> None:
         """Raise Refused unless the budgets of the data set bear all rounds of `plan`."""
-        forecast = self.forecast(plan, dataset)
-        if not forecast.fits:
-            raise Refused(
-                "budget",
-                "the plan costs more than what is left of the data set's budget: "
-                f"{forecast.rounds} of its {plan.training.rounds} rounds are affordable; "
-                "see: wardround-site ledger",
-            )
-
-    def forecast(self, plan: StudyPlan, dataset: str) -> Forecast:
-        """Return what all of `plan` would cost the data set, of what is left of its budgets."""
-        events = PlannedSpend.of_plan(plan).events_per_round()
-        return self.ledger.forecast(events, dataset, plan.study.id, rounds=plan.training.rounds)
+        planned = PlannedSpend.of_plan(plan)
+        accounts = self.ledger.book().accounts(dataset, plan.study.id, planned.events())
+        if accounts and all(account.fits for account in accounts):
+            return
+        per_round = planned.events_per_round()
+        affordable = self.ledger.affordable_rounds(dataset, plan.study.id, per_round)
+        raise Refused(
+            "budget",
+            "the plan costs more than what is left of the data set's budget: "
+            f"{affordable} of its {plan.training.rounds} rounds are affordable; "
+            "see: wardround-site ledger",
+        )
 
     def refuse(self, name: str, rule: str, reason: str) -> None:
         """Refuse the newest plan of a study; the statement goes out with the next `sync`."""

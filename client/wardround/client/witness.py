@@ -100,15 +100,18 @@ class Witness:
         with session(self.engine) as database:
             return self._state(database, event)
 
-    def stated(self, kind: str, run: str, round_: int) -> bool:
-        """Whether this site has signed a statement of `kind` about a round of a run."""
+    def stated(self, kind: str, run: str, round_: int, attempt: int | None = None) -> bool:
+        """Whether this site has signed a statement of `kind` about a round (or one attempt)."""
         query = select(StatementRow.envelope).where(
             StatementRow.kind == kind, StatementRow.run == run
         )
         with session(self.engine) as database:
-            return any(
-                getattr(_event(row), "round", 0) == round_ for row in database.scalars(query)
-            )
+            events = [_event(row) for row in database.scalars(query)]
+        return any(
+            getattr(event, "round", 0) == round_
+            and attempt in (None, getattr(event, "attempt", None))
+            for event in events
+        )
 
     def pending(self) -> tuple[Envelope, ...]:
         """Return the statements without a receipt, in order: what has to be sent (again)."""
