@@ -117,7 +117,7 @@ class Hidden(nn.Module):
 
 
 def test_a_weight_used_behind_the_engines_back_is_refused_by_experiment() -> None:
-    with pytest.raises((GradientMismatch, ModuleRefused)):
+    with pytest.raises(GradientMismatch):
         validate(nn.Sequential(Hidden()), CROSS_ENTROPY, (4,))
 
 
@@ -145,7 +145,7 @@ class Weighted(CrossEntropy):
     """Normalised by the weights in the batch."""
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        weight = torch.tensor([1.0, 5.0, 9.0])
+        weight = outputs.new_tensor([1.0, 5.0, 9.0])
         raw = f.cross_entropy(outputs, targets, weight, reduction="none")
         return raw / weight[targets].sum()
 

@@ -66,8 +66,7 @@ def patches(kernel: Kernel, signal: Tensor, error: Tensor) -> Tensor:
     """What the kernel sees at each of its T places, [B, Cin * prod(k), T]."""
     if kernel.pointwise:
         return signal.flatten(2)
-    pads = [p for size in reversed(kernel.padding) for p in (size, size)]
-    padded = f.pad(signal, pads).contiguous() if any(pads) else signal.contiguous()
+    padded = _padded(kernel, signal)
     batch, channel, *space = padded.stride()
     view = padded.as_strided(
         (*padded.shape[:2], *kernel.weight[2:], *error.shape[2:]),
@@ -79,6 +78,40 @@ def patches(kernel: Kernel, signal: Tensor, error: Tensor) -> Tensor:
         ),
     )
     return view.reshape(padded.shape[0], -1, math.prod(error.shape[2:]))
+
+
+def products(kernel: Kernel, signal: Tensor, error: Tensor) -> Tensor:
+    """Inner products of what the kernel sees at every two places, [B, T, T].
+
+    Two patches overlap position by position: their product is the sum, over the kernel, of the
+    products of single positions. Those need no patches written out, and a part of the arithmetic.
+    """
+    places = math.prod(error.shape[2:])
+    padded = _padded(kernel, signal).flatten(2)
+    direct = places**2 * math.prod(kernel.weight[2:])
+    if kernel.pointwise or padded.shape[2] ** 2 > direct:
+        seen = patches(kernel, signal, error)
+        return seen.transpose(1, 2) @ seen
+    single = padded.transpose(1, 2) @ padded
+    space = [n + 2 * p for n, p in zip(signal.shape[2:], kernel.padding, strict=True)]
+    one = [math.prod(space[i + 1 :]) for i in range(len(space))]
+    other = [step * padded.shape[2] for step in one]
+    out = error.shape[2:]
+    view = single.as_strided(
+        (len(signal), *kernel.weight[2:], *out, *out),
+        (
+            single.stride(0),
+            *(d * (a + b) for d, a, b in zip(kernel.dilation, one, other, strict=True)),
+            *(s * b for s, b in zip(kernel.stride, other, strict=True)),
+            *(s * a for s, a in zip(kernel.stride, one, strict=True)),
+        ),
+    )
+    return view.sum(dim=list(range(1, 1 + len(out)))).reshape(len(signal), places, places)
+
+
+def _padded(kernel: Kernel, signal: Tensor) -> Tensor:
+    pads = [p for size in reversed(kernel.padding) for p in (size, size)]
+    return f.pad(signal, pads).contiguous() if any(pads) else signal.contiguous()
 
 
 def _gradient(

@@ -25,9 +25,10 @@ from wardround.client.training.weight_gradients import Kernel
 
 # Beyond this many places the ghost norm's [T, T] matrices cost more than they save.
 GHOST_PLACES = 256
-# Per-sample gradients may take this many times the memory of the layer's input and output.
-EXPLICIT_MEMORY = 1.0
-_ALWAYS_EXPLICIT_BYTES = 1 << 16
+# Per-sample gradients may be written out where they take at most this many times the memory of the
+# layer's input and output, or at most so many bytes for the whole batch.
+EXPLICIT_MEMORY = 4.0
+EXPLICIT_BYTES = 1 << 24
 _TRIALS = 3
 # Batches from this size on share one trial; smaller ones, as in the self-test, have their own.
 _CROWD = 16
@@ -59,11 +60,16 @@ class Ghost:
 
     def squared_norms(self, units: Units) -> Tensor:
         """Squared norms from Gram matrices, float64 [count]; rounding only makes them larger."""
-        signal = units.line_up(ways.patches(self.kernel, self.signal, self.error))
         error = units.line_up(self.error.flatten(2))
-        if signal.shape[2] == 1:
-            return squared_norms(signal) * squared_norms(error)
-        product = (signal.transpose(1, 2) @ signal).mul_(error.transpose(1, 2) @ error).flatten(1)
+        if error.shape[2] == 1:
+            seen = ways.patches(self.kernel, self.signal, self.error)
+            return squared_norms(seen) * squared_norms(error)
+        if units.single:
+            product = ways.products(self.kernel, self.signal, self.error)
+        else:
+            seen = units.line_up(ways.patches(self.kernel, self.signal, self.error))
+            product = seen.transpose(1, 2) @ seen
+        product = product.mul_(error.transpose(1, 2) @ error).flatten(1)
         # Terms of both signs cancel, their rounding errors do not: a bound on those is added.
         slack = 8 * torch.finfo(product.dtype).eps
         exact = product.sum(1, dtype=torch.float64)
@@ -203,8 +209,9 @@ def _candidates(kernel: Kernel, signal: Tensor, error: Tensor, ghost: bool) -> l
     places = math.prod(error.shape[2:])
     deferrable = ghost and kernel.groups == 1 and places <= GHOST_PLACES
     size = math.prod(kernel.weight)
-    room = max(EXPLICIT_MEMORY * (signal[0].numel() + error[0].numel()), _ALWAYS_EXPLICIT_BYTES / 4)
-    if deferrable and (places == 1 or size > room):
+    large = size > EXPLICIT_MEMORY * (signal[0].numel() + error[0].numel())
+    large = large and len(signal) * size * signal.element_size() > EXPLICIT_BYTES
+    if deferrable and (places == 1 or large):
         return ["ghost"]
     names = ["ghost"] if deferrable else []
     if kernel.pointwise:
