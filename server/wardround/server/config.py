@@ -136,9 +136,7 @@ def create(
     write_private(folder / "tls.key", server.key_pem)
     (folder / "tls.pem").write_bytes(server.certificate_pem + authority.certificate_pem)
     (folder / "config.toml").write_text(
-        CONFIG.format(
-            origin=origin, host=host, bind=bind, port=port, internal_port=internal_port
-        )
+        CONFIG.format(origin=origin, host=host, bind=bind, port=port, internal_port=internal_port)
     )
     return load(folder)
 

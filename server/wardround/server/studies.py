@@ -53,6 +53,11 @@ class Studies:
         A plan under the id of an earlier study replaces it: approvals count for a digest only.
         Raises StudyError when a participant is not enrolled, or a run of the study is active.
         """
+        if plan.secure_aggregation.group_mode:
+            raise StudyError(
+                "secure_aggregation.group_mode: the protocol has it, the rounds of this version "
+                "do not use it yet; set it to false"
+            )
         federation = read_federation(self._engine)
         try:
             federation.roster(plan.participants.sites)
