@@ -251,7 +251,7 @@ class _Body:
             axes=(float(random.uniform(0.7, 0.9)), float(random.uniform(0.6, 0.85))),
             place=(float(radius * np.cos(turn)), float(radius * np.sin(turn))),
             extent=float(random.uniform(0.13, 0.24)),
-            contrast=float(random.uniform(0.25, 0.45)),
+            contrast=float(random.uniform(0.4, 0.65)),
             angle=float(random.uniform(0, np.pi)),
         )
 
@@ -270,7 +270,7 @@ class _Body:
             finding = _edge(self.extent - away) - _edge(0.55 * self.extent - away)
         elif name == "fibrosis":
             along = y * np.cos(self.angle) + x * np.sin(self.angle)
-            finding = _edge(2 * self.extent - away) * (np.sin(along * 28) > 0.3)
+            finding = _edge(4 * self.extent - away) * (np.sin(along * 28) > 0.3)
         else:
             finding = np.zeros_like(away)
         result: Image = (scene + body * self.contrast * finding).astype(np.float32)
