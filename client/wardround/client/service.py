@@ -11,7 +11,7 @@ from wardround.client.site import Site
 from wardround.client.supernode import SuperNodeConfig, SuperNodeProcess, new_secret
 from wardround.privacy.errors import WardroundError
 
-SYNC_SECONDS = 30.0
+SYNC_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 

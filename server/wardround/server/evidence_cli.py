@@ -3,6 +3,7 @@
 import getpass
 import hashlib
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,9 @@ HomeOption = Annotated[
 ]
 StudyArgument = Annotated[str, typer.Argument(help="The study's id.")]
 RunOption = Annotated[str, typer.Option("--run", help="A run's id; the newest when left out.")]
+WaitOption = Annotated[
+    int, typer.Option(help="Seconds given to the sites to cosign the newest entries.")
+]
 DEFAULT_HOME = Path("coordinator")
 
 
@@ -34,6 +38,7 @@ def bundle(
     output: Annotated[Path, typer.Option(help="The zip to write; it must not exist.")],
     home: HomeOption = DEFAULT_HOME,
     run: RunOption = "",
+    wait: WaitOption = 30,
     policy: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +51,7 @@ def bundle(
     with Desk.open(config.load(home)) as desk:
         state = _run(desk, study, run)
         _refuse_existing(output)
-        _write_bundle(desk, state, output)
+        _write_bundle(desk, state, output, wait)
         if policy is not None:
             policy.write_text(_policy(desk, state), encoding="utf-8")
         _log_export(desk, "bundle", "zip", output, state.start.run)
@@ -61,6 +66,7 @@ def report(
     output: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("report"),
     home: HomeOption = DEFAULT_HOME,
     run: RunOption = "",
+    wait: WaitOption = 30,
     pdf: Annotated[bool, typer.Option(help="Also as PDF (needs wardround[pdf]).")] = True,
     pin: Annotated[
         list[Path] | None, typer.Option(help="A checkpoint that a site kept; may be repeated.")
@@ -72,7 +78,7 @@ def report(
     with Desk.open(config.load(home)) as desk, tempfile.TemporaryDirectory() as scratch:
         state = _run(desk, study, run)
         path = Path(scratch) / "evidence.zip"
-        size = _write_bundle(desk, state, path)
+        size = _write_bundle(desk, state, path, wait)
         rules = Policy.from_text(_policy(desk, state))
         with Bundle(path) as opened:
             verification = verify(
@@ -110,14 +116,28 @@ def _policy(desk: Desk, state: RunState) -> str:
     return write_policy(desk.log.origin, desk.log.signer.public_bytes(), roster, _quorum(state))
 
 
-def _write_bundle(desk: Desk, state: RunState, path: Path) -> int:
-    """Write the bundle up to the newest checkpoint that enough sites cosigned; its size."""
-    size = newest_cosigned(desk.engine, _quorum(state)) or desk.log.size()
-    if size == desk.log.size():
-        desk.log.checkpoint()
+def _write_bundle(desk: Desk, state: RunState, path: Path, wait: int) -> int:
+    """Write the bundle up to the newest checkpoint that enough sites cosigned; its size.
+
+    Sites that are at work cosign every few seconds; up to `wait` seconds are given to them to
+    cosign all that the log holds now.
+    """
+    desk.log.checkpoint()
+    target, deadline = desk.log.size(), time.monotonic() + wait
+    with out.status("waiting for the sites' cosignatures"):
+        while (size := newest_cosigned(desk.engine, _quorum(state)) or 0) < target:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+    if size < target:
+        covered = f"its first {size} entries" if size else "no entry"
+        out.print(
+            f"Enough sites cosigned {covered} of {target}; the rest is left out. Start them, or "
+            "give them time with --wait"
+        )
     uploads = BlobStore(desk.home.blobs)
-    write_bundle(desk.engine, path, state.start.run, uploads, size)
-    return size
+    write_bundle(desk.engine, path, state.start.run, uploads, size or None)
+    return size or target
 
 
 def _log_export(desk: Desk, what: str, form: str, path: Path, run: str) -> None:
