@@ -33,9 +33,13 @@ Maker = Callable[[TaskSpec, int, Mapping[str, Any]], nn.Module]
 
 
 def _convnet(task: TaskSpec, dims: int, args: Mapping[str, Any]) -> nn.Module:
-    """`widths`: channels after each halving, (16, 32, 32) if not given; `strided`: 1 is faster."""
+    """`widths`: channels after each halving, (16, 32, 32) if not given.
+
+    `strided`: 1 halves by strides, which is faster; `grid`: places that the last layer sees, 1.
+    """
     widths, strided = args.get("widths", (16, 32, 32)), bool(args.get("strided", 0))
-    return convnet(task.input_shape[0], task.classes, widths, strided=strided)
+    grid = args.get("grid", 1)
+    return convnet(task.input_shape[0], task.classes, widths, strided=strided, grid=grid)
 
 
 def _perceptron(task: TaskSpec, dims: int, args: Mapping[str, Any]) -> nn.Module:
