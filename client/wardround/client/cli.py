@@ -18,6 +18,7 @@ from wardround.client import config
 from wardround.client.ledger_cli import app as ledger_app
 from wardround.client.plan_cli import app as plan_app
 from wardround.client.plan_draft import draft
+from wardround.client.report_cli import report
 from wardround.client.study_cli import policy_app, study_app
 from wardround.datasets.data_cli import app as data_app
 from wardround.privacy.errors import WardroundError
@@ -31,6 +32,7 @@ app.add_typer(policy_app, name="policy", help="What this site admits: show, chec
 plan_app.command()(draft)
 app.add_typer(plan_app, name="plan", help="What a plan costs; drafts of plans.")
 app.add_typer(ledger_app, name="ledger", help="The privacy budget, spent and left.")
+app.command()(report)
 
 out = Console(highlight=False)
 HomeOption = Annotated[

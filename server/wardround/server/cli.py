@@ -26,6 +26,7 @@ from wardround.server.certificates import certificate_fingerprint
 from wardround.server.desk import Desk
 from wardround.server.errors import ServerError
 from wardround.server.evidence_cli import bundle, report
+from wardround.server.export_cli import export
 from wardround.server.study_cli import app as study_app
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(study_app, name="study", help="Studies: create, show, list, start, watch, stop.")
 app.command()(report)
 app.command()(bundle)
+app.command()(export)
 
 out = Console(highlight=False)
 HomeOption = Annotated[
