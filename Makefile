@@ -26,7 +26,7 @@ bench: $(VENV)/.dev ## print the benchmark table and write .bench/results.json
 	@$(BIN)/python -m benchmarks
 
 reference: $(VENV)/.dev ## accuracy on real data into .reference/results.json
-	@$(BIN)/python -m benchmarks.reference
+	@$(BIN)/python benchmarks/reference.py
 
 notebook: $(VENV)/.dev ## open the first study in Jupyter
 	@$(PIP) jupyterlab && $(BIN)/jupyter lab notebooks/first_study.ipynb

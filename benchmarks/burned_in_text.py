@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from results import record
 
 from wardround.datasets.deidentify import burned
 
@@ -207,6 +208,19 @@ def measure(made: list[Sample]) -> None:
             seen = [s > threshold for s, one in zip(best, made, strict=True)
                     if one.text and belongs(one)]  # fmt: skip
             print(f"    {name:28s} seen {sum(seen):5d} of {len(seen)}")
+    text = np.array([s for s, one in zip(best, made, strict=True) if one.text])
+    shares = (
+        ("false alarms", float((clean > 0).mean()), f"{len(clean)} pictures"),
+        ("lines of text seen", float((text > 0).mean()), f"{len(text)} pictures"),
+    )
+    fields = {"ratio": None, "goal": None, "met": None}
+    record(
+        [
+            {"name": name, "value": 100 * share, "unit": "%", "compared_to": of, **fields}
+            for name, share, of in shares
+        ],
+        "burned-in text",
+    )
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks of Wardround; `python -m benchmarks` runs them all."""
