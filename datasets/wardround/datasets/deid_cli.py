@@ -9,23 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from wardround.datasets.deidentify import (
-    REASONS,
-    Profile,
-    Report,
-    Run,
-    deidentify_folder,
-    load_profile,
-    open_key,
-)
 from wardround.privacy.errors import WardroundError
+
+if TYPE_CHECKING:
+    from wardround.datasets.deidentify import Report, Run
 
 KEY_FILE = "deidentify.key"
 KEY_VARIABLE = "WARDROUND_DEIDENTIFY_KEY"
@@ -110,7 +104,10 @@ def _run(
     key: Path | None,
     jobs: int | None,
     errors: Console,
-) -> Run:
+) -> "Run":
+    # Imported late: pydicom and scipy would slow down every other command of the site.
+    from wardround.datasets.deidentify import Profile, deidentify_folder, load_profile, open_key
+
     chosen = load_profile(profile) if profile is not None else Profile()
     key_path = key if key is not None else default_key_path()
     fresh = not key_path.exists()
@@ -155,13 +152,13 @@ def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
         yield on_file
 
 
-def _map_rows(run: Run) -> str:
+def _map_rows(run: "Run") -> str:
     rows: list[tuple[str, ...]] = [("input", "output")]
     rows += [(str(done.source), str(done.output)) for done in run.files if done.output is not None]
     return _csv(rows)
 
 
-def _quarantine_rows(run: Run) -> str:
+def _quarantine_rows(run: "Run") -> str:
     rows: list[tuple[str, ...]] = [("input", "sha256", "reason")]
     rows += [
         (str(done.source), done.outcome.sha256, done.outcome.reason)
@@ -185,7 +182,9 @@ def _write(path: Path, content: str, *, private: bool = False) -> None:
         file.write(content)
 
 
-def _show(report: Report, console: Console) -> None:
+def _show(report: "Report", console: Console) -> None:
+    from wardround.datasets.deidentify import REASONS
+
     aside = len(report.quarantined)
     console.print(
         f"{report.passed} files written, {report.duplicates} duplicates, {aside} set aside",
