@@ -285,6 +285,21 @@ def test_a_proof_from_elsewhere_is_stale_and_no_evidence(witness: Witness, log: 
     witness.accept(log.head(since=6, start=6))
 
 
+def test_a_checkpoint_that_was_overtaken_on_its_way_is_no_log_that_went_back(
+    witness: Witness, log: Log
+) -> None:
+    log.access(5)
+    late = log.head(size=4, end=4)
+    witness.accept(log.head())
+    for asked_at in (0, 4):
+        with pytest.raises(ProofStale, match="came late: this site has witnessed 6 meanwhile"):
+            witness.accept(late, asked_at=asked_at)
+    assert witness.refused() == ()
+    with pytest.raises(LogWentBack, match="has 4 entries"):
+        witness.accept(late, asked_at=5)
+    assert len(witness.refused()) == 1
+
+
 def test_a_statement_put_into_the_sites_mouth_is_refused(witness: Witness, log: Log) -> None:
     body = Body(APPROVAL.to_json())
     forged = Statement(

@@ -85,7 +85,8 @@ class RoundHandler:
         ask = Ask.from_bytes(body)
         try:
             if ask.head is not None:
-                self.site.witness.accept(ask.head)
+                # Unasked: what this site heard by other ways meanwhile may be newer.
+                self.site.witness.accept(ask.head, asked_at=0)
             answer, data = self._answer(Kind(kind), ask, payload)
         except ProofStale as error:
             # The coordinator takes this site to stand elsewhere; the head below tells it where.

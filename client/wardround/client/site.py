@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from wardround.client import policy
 from wardround.client.config import Home, Pins
 from wardround.client.database import open_database, session
-from wardround.client.errors import ClientError, Refused
+from wardround.client.errors import ClientError, ProofStale, Refused
 from wardround.client.ledger import Ledger
 from wardround.client.link import HttpLink, Link
 from wardround.client.policy import Admission, Policy
@@ -90,7 +90,10 @@ class Site:
         for _ in range(1000):
             sent = self.witness.head()
             head, _status = self.link.sync(sent)
-            self.witness.accept(head)
+            try:
+                self.witness.accept(head, asked_at=sent.size)
+            except ProofStale:
+                continue  # a request of the coordinator, or another command, was quicker
             where = self.witness.position()
             if where.mirrored == where.size == sent.size and not self.witness.pending():
                 break  # nothing new, and the newest cosignature has been handed in

@@ -165,8 +165,12 @@ class Witness:
 
     # -- the log ----------------------------------------------------------------------------
 
-    def accept(self, head: LogHead) -> str:
+    def accept(self, head: LogHead, *, asked_at: int | None = None) -> str:
         """Check what the coordinator shows of the log, keep it, and return the cosignature.
+
+        `asked_at` is the size this site had witnessed when it asked for `head`, 0 if it did not
+        ask: a checkpoint of that size or more may have been overtaken on its way by a newer one,
+        and only a smaller one shows a log that went back. None: the present size.
 
         Checkpoint, entries, receipts and cosignature are on disk when this returns; shown the
         same checkpoint again, the site gives the same line. Raises LogRefused: ProofStale when
@@ -180,7 +184,7 @@ class Witness:
             raise LogRefused(f"the checkpoint is not of the pinned log: {error}") from None
         try:
             with session(self.engine) as database:
-                return self._accept(database, head, note, checkpoint)
+                return self._accept(database, head, note, checkpoint, asked_at)
         except ProofStale:
             raise
         except LogRefused as error:
@@ -317,9 +321,21 @@ class Witness:
         ).first()
         return (row.size, row.root) if row else (0, EMPTY_ROOT)
 
-    def _accept(self, database: Session, head: LogHead, note: Note, checkpoint: Checkpoint) -> str:
+    def _accept(
+        self,
+        database: Session,
+        head: LogHead,
+        note: Note,
+        checkpoint: Checkpoint,
+        asked_at: int | None,
+    ) -> str:
         size, root = self._head(database)
         if checkpoint.size < size:
+            if asked_at is not None and checkpoint.size >= asked_at:
+                raise ProofStale(
+                    f"the checkpoint of {checkpoint.size} entries came late: this site has "
+                    f"witnessed {size} meanwhile"
+                )
             raise LogWentBack(
                 f"the log has {checkpoint.size} entries, this site has witnessed {size}; the "
                 "coordinator has restored an old copy and must take the rest back from the sites"

@@ -376,7 +376,9 @@ class StudyRun:
         stale = yield from self._ask_once(kind, parts, stage, payload, deadline)
         if stale:
             again = {site: parts[site] for site in stale}
-            yield from self._ask_once(kind, again, stage, payload, deadline)
+            stale = yield from self._ask_once(kind, again, stage, payload, deadline)
+        for site in stale:
+            self._drop(site, stage, "its copy of the log did not keep up; asked twice")
 
     def _ask_once(
         self,
