@@ -12,6 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from benchmarks.results import FIELDS, FOLDER, RESULTS, load
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("WARDROUND_DATA", HERE.parent.parent / "shared" / "data"))
 WIDTH = 80
+COLUMNS = {
+    "name": 26, "value": 8, "unit": 9, "compared_to": 13, "ratio": 6, "goal": 9, "met": 3
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +82,22 @@ def run(benchmark: Benchmark, quick: bool, results: Path, label: str, out: Conso
 
 
 def table(rows: Sequence[dict[str, object]]) -> Table:
-    """Return the rows as one table of at most 80 columns."""
-    made = Table(box=None, pad_edge=False, header_style="bold", width=WIDTH)
-    for field in FIELDS:
+    """Return the rows as one table of at most 80 columns, a line before each benchmark's."""
+    made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for field, width in COLUMNS.items():
         right = field in ("value", "ratio")
         made.add_column(
-            field.replace("_", " "), justify="right" if right else "left", overflow="fold"
-        )
+            field.replace("_", " "), justify="right" if right else "left", width=width,
+            overflow="fold",
+        )  # fmt: skip
+    before = ""
     for row in rows:
-        made.add_row(*(Text(_text(field, row[field])) for field in FIELDS))
+        section, _, name = str(row["name"]).partition(": ")
+        if section != before:
+            made.add_row(Text(section, style="bold"))
+            before = section
+        name = textwrap.fill(name, COLUMNS["name"], initial_indent="  ", subsequent_indent="  ")
+        made.add_row(Text(name), *(Text(_text(field, row[field])) for field in FIELDS[1:]))
     return made
 
 

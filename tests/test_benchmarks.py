@@ -56,11 +56,15 @@ def test_every_benchmark_named_is_a_program_here() -> None:
 
 def test_the_table_fits_eighty_columns() -> None:
     long = {**ROW, "name": "audit log: " + "verify 1,000,000 entries " * 3, "met": False}
-    rows = [{**ROW, "goal": "ratio >= 0.7"}, long, {**ROW, "ratio": None, "met": None}]
+    row = {**ROW, "name": "training: a step"}
+    rows = [row, {**row, "goal": "ratio >= 0.7"}, long, {**row, "ratio": None, "met": None}]
     file = io.StringIO()
     Console(file=file, width=200).print(runner.table(rows))
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
+    assert [line.strip() for line in lines if not line.startswith(" ")][1:] == [
+        *("training", "audit log", "training")
+    ]
     assert lines[0].split() == ["name", "value", "unit", "compared", "to", "ratio", "goal", "met"]
     assert "1.25" in file.getvalue()
     assert "<= 1.4" in file.getvalue()
