@@ -16,7 +16,7 @@ from wardround.privacy.events import (
 )
 from wardround.server.desk import Desk
 
-_COLUMNS = (("round", 5), ("sites in sum", 26), ("before it", 14), ("epsilon", 8), ("sent", 8))
+_COLUMNS = (("round", 5), ("sites in sum", 26), ("model before", 14), ("epsilon", 8), ("sent", 8))
 
 
 class Watch:
@@ -30,6 +30,7 @@ class Watch:
         self._epsilon = 0.0
         self._doing = "waiting for the coordinator to begin"
         self._began = 0
+        self._final = False
         self._updates: set[str] = set()
 
     def header(self) -> Text:
@@ -52,7 +53,7 @@ class Watch:
 
     def _line(self, event: object, site: str, ts_ms: int) -> Iterator[Text]:
         if isinstance(event, RoundStart):
-            self._began, self._updates = ts_ms, set()
+            self._began, self._updates, self._final = ts_ms, set(), event.purpose == "evaluate"
             word = "evaluating" if event.purpose == "evaluate" else "training"
             self._doing = f"round {event.round}: {len(event.invited)} sites are {word}"
         elif isinstance(event, PrivacySpend):
@@ -72,7 +73,7 @@ class Watch:
         if event.outcome != "completed":
             return Text(f"{event.round:<5}  tried again: {event.reason}", style="yellow")
         cells = (
-            str(event.round),
+            "final" if self._final else str(event.round),
             ", ".join(event.joined),
             self._metric or "(too few)",
             f"{self._epsilon:.2f}",
