@@ -10,6 +10,9 @@ import secrets
 import time
 from dataclasses import dataclass
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
@@ -88,9 +91,9 @@ class Enrolment:
     def receive(self, secret: bytes, envelope: Envelope) -> None:
         """Take a site's signed enrolment with its token's secret; it then waits for an officer.
 
-        Raises EnrolmentError for a token that is unknown, used or too old, and for a statement
-        that is not this site's first, signed by the key it names. The token is used up only by a
-        statement that fits.
+        Raises EnrolmentError for a token that is unknown, used or too old, for a statement that
+        is not this site's first, signed by the key it names, and for a key of another site. The
+        token is used up only by a statement that fits.
         """
         digest = hashlib.sha256(secret).hexdigest()
         with Session(self._engine) as database, database.begin():
@@ -103,6 +106,7 @@ class Enrolment:
             event = _read_enrolment(envelope, self.log.log)
             if event.site != found[0].site:
                 raise EnrolmentError("this join token is for a site of another name")
+            self._refuse_shared_keys(site_keys(event))
             found[0].envelope = envelope.to_bytes()
             found[0].status = "pending"
 
@@ -122,6 +126,7 @@ class Enrolment:
             raise EnrolmentError(f"no request of {site[:40]!r} waits for approval")
         envelope = Envelope.from_bytes(row.envelope)
         event = _read_enrolment(envelope, self.log.log)
+        self._refuse_shared_keys(site_keys(event))
         # The log first: appending the same statement again changes nothing, should we die here.
         self.log.append([envelope], actor=actor)
         self.log.checkpoint()
@@ -158,6 +163,15 @@ class Enrolment:
                     )
         return [rows[site] for site in sorted(rows)]
 
+    def _refuse_shared_keys(self, keys: SiteKeys) -> None:
+        """Raise EnrolmentError when one of the keys is an enrolled other site's already."""
+        own = {keys.identity, keys.witness, keys.supernode}
+        for site, others in self.federation().sites.items():
+            if site != keys.site and own & {others.identity, others.witness, others.supernode}:
+                raise EnrolmentError(
+                    "the enrolment names a key that is another site's; make a new site folder"
+                )
+
 
 def site_keys(event: Enrol) -> SiteKeys:
     """Return the public keys that an enrolment binds."""
@@ -179,10 +193,20 @@ def _read_enrolment(envelope: Envelope, log: str) -> Enrol:
         if (statement.sequence, statement.previous, statement.log) != (1, FIRST, log):
             raise MalformedData("it is not the site's first statement to this log")
         envelope.verify(bytes.fromhex(event.identity))
-        site_keys(event)
+        _check_supernode(site_keys(event).supernode)
     except (MalformedData, SignatureInvalid) as error:
         raise EnrolmentError(f"the enrolment does not hold: {error}") from None
     return event
+
+
+def _check_supernode(pem: bytes) -> None:
+    """Raise MalformedData unless Flower can register the key: an EC P-384 key in PEM."""
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise MalformedData("the SuperNode's key is no EC P-384 key")
 
 
 def _now_ms() -> int:

@@ -21,6 +21,7 @@ from wardround.server.audit import AuditLog
 from wardround.server.config import Home
 from wardround.server.database import open_database
 from wardround.server.enrolment import Enrolment
+from wardround.server.errors import FlowerRefused
 from wardround.server.studies import Studies
 from wardround.server.superlink import CoordinatorLink, LinkConfig
 
@@ -48,6 +49,7 @@ class Service:
         self._enrolment = Enrolment(engine, self._log)
         self._studies = Studies(engine, self._log)
         self._registered: set[str] = set()
+        self._refusals: dict[str, str] = {}  # what was said of a site last, to say it once
         self._stopped = threading.Event()
         self._link = CoordinatorLink(
             LinkConfig(
@@ -82,14 +84,20 @@ class Service:
 
     def _reconcile(self) -> None:
         wanted = self._enrolment.federation().sites
-        for site in sorted(wanted.keys() - self._registered):
-            self._link.register_node(wanted[site].supernode, site)
-            self._registered.add(site)
         for site in sorted(self._registered - wanted.keys()):
             self._link.unregister_node(site)
             self._registered.discard(site)
         for run in self._studies.unfinished():
             self._link.keep(run.run)
+        for site in sorted(wanted.keys() - self._registered):
+            try:
+                self._link.register_node(wanted[site].supernode, site)
+            except FlowerRefused as error:  # one site's matter; the others must not wait for it
+                if self._refusals.get(site) != str(error):
+                    logger.warning("%s cannot be let in: %s", site, error)
+                self._refusals[site] = str(error)
+                continue
+            self._registered.add(site)
 
     def _on_access(self, record: AccessRecord) -> None:
         self._log.append(
