@@ -13,6 +13,7 @@ from wardround.client.cohort_data import training_data
 from wardround.client.errors import Refused
 from wardround.client.tasks import TaskSpec, arrays, build, layout, load_arrays, per_sample_loss
 from wardround.client.training import (
+    RoundResult,
     StepReport,
     TrainingData,
     TrainingSettings,
@@ -131,9 +132,20 @@ class Trainer:
         update = flatten(self.plan.model.tensors, result.update)
         bound = np.float32(self.plan.secure_aggregation.update_clip)
         say(f"{result.steps} noisy steps in {time.monotonic() - began:.1f} s")
-        weight = result.expected_batch if self.plan.privacy.shared_noise else result.patients
+        return np.clip(update, -bound, bound), self._weight(result)
+
+    def _weight(self, result: RoundResult) -> int:
         limit = self.plan.secure_aggregation.max_weight
-        return np.clip(update, -bound, bound), min(weight, limit)
+        if not self.plan.privacy.shared_noise:
+            return min(result.patients, limit)
+        if result.expected_batch > limit:
+            # Shared noise adds up to what was accounted only at this very weight.
+            raise Refused(
+                "max_weight",
+                f"with shared noise a site counts with its expected batch of "
+                f"{result.expected_batch}; the plan's max_weight is {limit}",
+            )
+        return result.expected_batch
 
     def _load(self, vector: Vector) -> None:
         load_arrays(self._model, unflatten(self.plan.model.tensors, vector))
