@@ -144,5 +144,12 @@ def main() -> None:
             Text.assemble(("error: ", "bold red"), str(error))
         )
         sys.exit(1)
+    except OSError as error:  # a folder that is not there, a disk that is full
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            Text.assemble(
+                ("error: ", "bold red"), f"{error.filename or 'system'}: {error.strerror}"
+            )
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

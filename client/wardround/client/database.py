@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from wardround.client.errors import SiteStateError
@@ -44,16 +45,27 @@ def open_database(path: Path) -> Engine:
         # One writer at a time from the first statement on: read-then-write cannot interleave.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    try:
+        _prepare(engine, path.name)
+    except DatabaseError as error:
+        engine.dispose()
+        raise SiteStateError(
+            f"{path.name} cannot be used: {error.orig}; is it this site's database, whole?"
+        ) from None
+    return engine
+
+
+def _prepare(engine: Engine, name: str) -> None:
+    """Make the tables that are missing; SiteStateError for a database of another version."""
     with engine.begin() as connection:
         found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
         if found not in (0, SCHEMA_VERSION):
             raise SiteStateError(
-                f"{path.name} has schema {found}, this version reads {SCHEMA_VERSION}; "
+                f"{name} has schema {found}, this version reads {SCHEMA_VERSION}; "
                 "install the version that wrote it"
             )
         Base.metadata.create_all(connection)
         connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
-    return engine
 
 
 @contextmanager

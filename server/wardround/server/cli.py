@@ -180,7 +180,11 @@ def sites(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
             value.pop("keys")
             sys.stdout.write(json.dumps(value) + "\n")
         return
-    table = Table("site", "status", "organisation", "fingerprint", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("site", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    table.add_column("organisation", overflow="fold")
+    table.add_column("fingerprint", no_wrap=True)  # to be read out: never cut short
     for row in rows:
         table.add_row(row.site, row.status, Text(row.organisation), row.fingerprint)
     out.print(table if rows else "No site yet. Make a token: wardround-coordinator enrol NAME")
@@ -214,6 +218,13 @@ def main() -> None:
     except WardroundError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             Text.assemble(("error: ", "bold red"), str(error))
+        )
+        sys.exit(1)
+    except OSError as error:  # a folder that is not there, a disk that is full
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            Text.assemble(
+                ("error: ", "bold red"), f"{error.filename or 'system'}: {error.strerror}"
+            )
         )
         sys.exit(1)
     except KeyboardInterrupt:

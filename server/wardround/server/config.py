@@ -155,6 +155,9 @@ def load(folder: Path) -> Home:
     known = {"origin", "public", "internal", "database", "rounds"}
     if unknown := sorted(set(table) - known):
         raise ConfigInvalid(f"config.toml has an unknown setting {unknown[0]!r}")
+    for name in known - {"origin"}:
+        if not isinstance(table.get(name, {}), dict):
+            raise ConfigInvalid(f"config.toml: {name} must be a table: [{name}]")
     try:
         home = Home(
             folder=folder.resolve(),
@@ -175,12 +178,12 @@ def load(folder: Path) -> Home:
 
 
 def _port(value: object) -> int:
-    if not isinstance(value, int) or not 0 < value < 65536:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 65536:
         raise ConfigInvalid(f"config.toml: {value!r} is not a port")
     return value
 
 
 def _positive(key: str, value: object) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigInvalid(f"config.toml: {key} must be a whole number above 0, not {value!r}")
     return value

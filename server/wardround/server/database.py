@@ -12,7 +12,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError
 
+from wardround.privacy.records import one_line
 from wardround.server import append_only
 from wardround.server.errors import DatabaseError
 from wardround.server.models import APPEND_ONLY, Base
@@ -35,6 +37,12 @@ def open_database(url: str | URL, *, migrate: bool = True) -> Engine:
         with engine.connect().execution_options(**READ_ONLY) as connection:
             _check_schema(connection)
             append_only.check(connection)
+    except DBAPIError as error:
+        engine.dispose()
+        raise DatabaseError(
+            f"the database cannot be used: {one_line(str(error.orig))}; "
+            "see [database] in config.toml"
+        ) from None
     except BaseException:
         engine.dispose()
         raise

@@ -92,7 +92,9 @@ def list_studies(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -
     if not rows:
         out.print("No study yet: wardround-coordinator study create study.toml")
         return
-    table = Table("study", "approved", "run", "status", "round", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("study", "approved", "run", "status", "round"):
+        table.add_column(name, overflow="fold")  # an id that is cut short is of no use
     for row in rows:
         approved = f"{len(row.approved)} of {len(row.participants)}"
         table.add_row(row.study, approved, row.run, row.status, f"{row.round} of {row.rounds}")
