@@ -216,6 +216,8 @@ def load(folder: Path) -> Home:
     start = table.get("start", {})
     if unknown := sorted(set(table) - {"name", "organisation", "start"}):
         raise ConfigInvalid(f"site.toml has an unknown setting {unknown[0]!r}")
+    if not isinstance(start, dict):
+        raise ConfigInvalid("site.toml: start must be a table: [start]")
     if unknown := sorted(set(start) - {"threads", "device", "port"}):
         raise ConfigInvalid(f"site.toml has an unknown setting start.{unknown[0]}")
     home = Home(
