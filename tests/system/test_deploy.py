@@ -134,7 +134,7 @@ def test_a_dockerfile_names_only_what_exists(path: Path) -> None:
     assert entry == [program]
     check_command(program, *command)
     home = {"coordinator": coordinator_config, "site": site_config}[path.suffix[1:]]
-    assert Path(home.__file__).read_text().count(last["ENV"].split()[-1].split("=")[0]) > 0
+    assert Path(str(home.__file__)).read_text().count(last["ENV"].split()[-1].split("=")[0]) > 0
     assert last["ENV"].split("=")[-1].startswith(last["VOLUME"])
     bases = {args.split()[0] for word, args in steps if word == "FROM"}
     (version,) = {re.fullmatch(r"python:3\.(\d+)-slim", base)[1] for base in bases}  # type: ignore[index]  # it must match
@@ -180,7 +180,7 @@ def test_a_unit_runs_our_program_confined_and_for_ever(path: Path) -> None:
     name, home = service["Environment"].split("=")
     assert home.startswith(service["ReadWritePaths"])
     module = coordinator_config if path.stem.endswith("coordinator") else site_config
-    assert f'"{name}"' in Path(module.__file__).read_text()
+    assert f'"{name}"' in Path(str(module.__file__)).read_text()
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from deploy.local import LocalFederation
 from tests.system.conftest import SITES, make_plan
 from typer import Typer
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from wardround.client import cli as site_cli
 from wardround.client.errors import ClientError, SiteStateError

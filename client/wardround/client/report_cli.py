@@ -25,7 +25,7 @@ def report(
     last: Annotated[str, typer.Option("--to", help="Last day, counted in, as 2026-12-31.")],
     output: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("report"),
     home: HomeOption = DEFAULT_HOME,
-    pdf: Annotated[bool, typer.Option(help="Also as PDF (needs wardround[pdf]).")] = True,
+    pdf: Annotated[bool, typer.Option(help="Also as PDF (needs the extra 'pdf').")] = True,
 ) -> None:
     """Write what this site sent, decided and spent in a period: HTML, JSON and PDF.
 

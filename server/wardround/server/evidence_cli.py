@@ -67,7 +67,7 @@ def report(
     home: HomeOption = DEFAULT_HOME,
     run: RunOption = "",
     wait: WaitOption = 30,
-    pdf: Annotated[bool, typer.Option(help="Also as PDF (needs wardround[pdf]).")] = True,
+    pdf: Annotated[bool, typer.Option(help="Also as PDF (needs the extra 'pdf').")] = True,
     pin: Annotated[
         list[Path] | None, typer.Option(help="A checkpoint that a site kept; may be repeated.")
     ] = None,
