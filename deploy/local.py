@@ -79,8 +79,8 @@ class Outcome:
 class LocalFederation:
     """A coordinator and sites in `folder`; `data` names each site's folder of data.
 
-    `task` is the kind of task, `epsilon` what each site's policy admits. Use it as a context
-    manager.
+    `task` is the kind of task, `epsilon` what each site's policy admits, `deadline` the seconds of
+    an exchange, `database` the coordinator's (SQLite when empty). Use it as a context manager.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class LocalFederation:
         epsilon: float = 100.0,
         options: cohort.Options | None = None,
         deadline: int = 600,
+        database: str = "",
     ) -> None:
         self.folder = folder
         self._stack = ExitStack()
@@ -107,6 +108,7 @@ class LocalFederation:
         text = settings.read_text().replace(
             "exchange_deadline = 600", f"exchange_deadline = {deadline}"
         )
+        text = text.replace('url = ""', f'url = "{database}"')
         settings.write_text(text)
         home = coordinator_config.load(home.folder)
         self.desk = self._stack.enter_context(Desk.open(home))

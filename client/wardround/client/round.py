@@ -49,7 +49,7 @@ from wardround.privacy.secagg.messages import (
     Task,
     Upload,
 )
-from wardround.privacy.secagg.parameters import SignedRunSpec
+from wardround.privacy.secagg.parameters import RunSpec, SignedRunSpec
 from wardround.privacy.secagg.participant import Participant
 from wardround.privacy.secagg.quantization import Contribution
 
@@ -148,11 +148,18 @@ class RoundHandler:
         participant = self._participant(signed, b"")
         advert = participant.advertise()
         self._runs[ask.run] = _Run(plan, participant, trainer, dataset)
-        logger.info(
-            "run %s of %s: %s tensors, %s numbers leave masked each round",
-            *(ask.run, plan.study.id, len(plan.model.tensors), plan.dimension),
-        )
+        self._announce(plan, signed.spec)
         return Answer({"advert": encode(advert)})
+
+    def _announce(self, plan: StudyPlan, spec: RunSpec) -> None:
+        """Say before the first round what will leave this site."""
+        cost, size = PlannedSpend.of_plan(plan).promised(), spec.vector_length * spec.ring_bits // 8
+        peers = [site for site in spec.participants if site != self.home.name]
+        logger.info("run %s of study %s. What will leave this site:", spec.run, plan.study.id)
+        logger.info("  tensors  %s, %s numbers", len(plan.model.tensors), f"{plan.dimension:,}")
+        logger.info("  bytes    %s masked, in each of %s rounds", f"{size:,}", spec.rounds)
+        logger.info("  epsilon  %s at delta %s, all rounds", cost.text, plan.privacy.delta)
+        logger.info("  peers    %s; sums open over %s or more", ", ".join(peers), spec.min_cohort)
 
     def _admitted(self, signed: SignedRunSpec) -> tuple[StudyPlan, str, Trainer]:
         """Return plan, data set and trainer of a run this site may take part in."""

@@ -75,7 +75,12 @@ def approve(
         question = f"Approve plan {state.planned.plan_digest[:12]} for this site?"
         if not yes and not typer.confirm(question):
             raise typer.Exit(1)
-        site.approve(study, _officer(site))
+        try:
+            site.approve(study, _officer(site))
+        except Refused as refusal:
+            site.refuse(study, refusal.rule, str(refusal))
+            site.sync()
+            raise
         site.sync()
     out.print(f"Approved: {study}, plan {state.planned.plan_digest[:12]}; it is in the log.")
 
