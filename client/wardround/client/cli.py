@@ -84,7 +84,9 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in report.items():
-        table.add_row(key.replace("_", " "), str(value))
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} ({state})" for name, state in value.items()) or "none"
+        table.add_row(key.replace("_", " "), Text(str(value)))
     out.print(table)
 
 

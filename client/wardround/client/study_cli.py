@@ -39,7 +39,10 @@ def review(
 ) -> None:
     """Show the plan of a study: what it is for, what would leave this site, what it costs."""
     with Site.open(config.load(home)) as site:
-        site.sync()
+        try:
+            site.sync()
+        except ClientError as error:
+            out.print(Text(f"{error}\nWhat follows is from this site's own copy.", style="yellow"))
         if not study:
             _list(site, as_json)
             return

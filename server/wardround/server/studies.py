@@ -93,7 +93,7 @@ class Studies:
                     refused=tuple(sorted(state.refused)),
                     run=run.run if run else "",
                     status=run.status if run else "",
-                    round=run.round if run else 0,
+                    round=min(run.round, state.planned.rounds) if run else 0,
                     rounds=state.planned.rounds,
                 )
             )
