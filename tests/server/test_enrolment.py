@@ -176,6 +176,8 @@ def test_a_revocation_is_logged_and_takes_the_keys_out(desk: Desk) -> None:
     with pytest.raises(IdentityUnknown, match="'lotte' is revoked"):
         desk.enrolment.federation().roster(["lotte"])
     assert [row.status for row in desk.enrolment.rows() if row.site == "lotte"] == ["revoked"]
+    with pytest.raises(EnrolmentError, match="lotte was revoked; let it join under another name"):
+        offer(desk, "lotte")
     with pytest.raises(EnrolmentError, match="no site 'lotte' is enrolled"):
         desk.enrolment.revoke("lotte", "again", "actor-2")
 

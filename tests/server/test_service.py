@@ -34,6 +34,9 @@ class Link:
     def unregister_node(self, name: str) -> None:
         self.nodes.pop(name, None)
 
+    def registered(self) -> dict[str, bytes]:
+        return dict(self.nodes)
+
     def keep(self, run: str) -> None:
         self.kept.append(run)
 
@@ -104,6 +107,17 @@ def test_a_revoked_site_is_shut_out_and_a_new_one_let_in(
     newcomer(desk, "east").join()
     served._reconcile()
     assert set(link.nodes) == {"east", "north", "west"}
+
+
+def test_a_site_whose_key_changed_while_nobody_served_is_let_in_with_its_new_one(
+    served: Service, link: Link, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served._reconcile()
+    link.nodes["south"] = b"an older key"
+    monkeypatch.setattr(served, "_loop", lambda: None)
+    served._ready()
+    served._reconcile()
+    assert link.nodes["south"] == desk.enrolment.federation().sites["south"].supernode
 
 
 def test_a_site_that_flower_does_not_take_holds_up_nobody_and_is_told_of_once(

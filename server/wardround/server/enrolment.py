@@ -64,14 +64,21 @@ class Enrolment:
     ) -> JoinToken:
         """Make a one-time token for `site`, valid for 24 hours; earlier ones end.
 
-        Raises EnrolmentError when a site of that name is enrolled.
+        Raises EnrolmentError when a site of that name is enrolled, or was: its statements are one
+        chain in the log, and nobody else can go on with it.
         """
         try:
             check_site_name(site)
         except MalformedData as error:
             raise EnrolmentError(str(error)) from None
-        if site in self.federation().sites:
-            raise EnrolmentError(f"{site} is enrolled already; revoke it before a new token")
+        federation = self.federation()
+        if site in federation.sites:
+            raise EnrolmentError(
+                f"{site} is enrolled already; if it lost its keys, revoke it and let it join "
+                "under another name"
+            )
+        if site in federation.revoked:
+            raise EnrolmentError(f"{site} was revoked; let it join under another name")
         secret = secrets.token_bytes(32)
         with Session(self._engine) as database, database.begin():
             for row in database.scalars(select(JoinRequest).where(JoinRequest.site == site)):

@@ -48,7 +48,7 @@ class Service:
         self._log = open_log(home, engine)
         self._enrolment = Enrolment(engine, self._log)
         self._studies = Studies(engine, self._log)
-        self._registered: set[str] = set()
+        self._registered: dict[str, bytes] = {}
         self._refusals: dict[str, str] = {}  # what was said of a site last, to say it once
         self._stopped = threading.Event()
         self._link = CoordinatorLink(
@@ -71,7 +71,7 @@ class Service:
 
     def _ready(self) -> None:
         """Take up where an earlier life of this process left off."""
-        self._registered = set(self._link.registered())
+        self._registered = self._link.registered()
         threading.Thread(target=self._loop, name="reconcile", daemon=True).start()
 
     def _loop(self) -> None:
@@ -83,21 +83,23 @@ class Service:
                 logger.warning("%s", error)
 
     def _reconcile(self) -> None:
-        wanted = self._enrolment.federation().sites
-        for site in sorted(self._registered - wanted.keys()):
-            self._link.unregister_node(site)
-            self._registered.discard(site)
+        enrolled = self._enrolment.federation().sites
+        wanted = {site: keys.supernode for site, keys in enrolled.items()}
+        for site, key in sorted(self._registered.items()):
+            if wanted.get(site) != key:  # revoked, or enrolled anew with another key
+                self._link.unregister_node(site)
+                del self._registered[site]
         for run in self._studies.unfinished():
             self._link.keep(run.run)
-        for site in sorted(wanted.keys() - self._registered):
+        for site in sorted(wanted.keys() - self._registered.keys()):
             try:
-                self._link.register_node(wanted[site].supernode, site)
+                self._link.register_node(wanted[site], site)
             except FlowerRefused as error:  # one site's matter; the others must not wait for it
                 if self._refusals.get(site) != str(error):
                     logger.warning("%s cannot be let in: %s", site, error)
                 self._refusals[site] = str(error)
                 continue
-            self._registered.add(site)
+            self._registered[site] = wanted[site]
 
     def _on_access(self, record: AccessRecord) -> None:
         self._log.append(

@@ -171,9 +171,9 @@ class CoordinatorLink:
         """Names of the sites whose SuperNode is connected, as Flower sees it."""
         return frozenset(node.name for node in self._control.nodes() if node.online)
 
-    def registered(self) -> frozenset[str]:
-        """Names of all sites that are let in, online or not."""
-        return frozenset(node.name for node in self._control.nodes())
+    def registered(self) -> dict[str, bytes]:
+        """Name and SuperNode key (PEM) of all sites that are let in, online or not."""
+        return {node.name: node.public_key for node in self._control.nodes()}
 
     def keep(self, run: str) -> None:
         """Keep the run's ServerApp running until it ends; safe to call again for the same run.
