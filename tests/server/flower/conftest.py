@@ -1,9 +1,8 @@
-"""What the tests of the Flower plumbing share; it also loads what warns on being imported."""
+"""What the tests of the Flower plumbing share."""
 
 import datetime
 import ipaddress
 import socket
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +11,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-
-with warnings.catch_warnings():
-    # typer asks click for names that click 8.5 has deprecated.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import typer  # noqa: F401
 
 
 def write_certificates(home: Path) -> None:
