@@ -23,6 +23,7 @@ from wardround.privacy.plan import (
 )
 from wardround.server import cli, config, guard
 from wardround.server.desk import Desk
+from wardround.server.errors import StudyError
 from wardround.server.operations import RunRecord
 
 LONG = ("a" * 32, "b-" * 15 + "b", "north")
@@ -307,9 +308,11 @@ def test_a_site_is_let_in_from_token_to_approval(
         assert desk.enrolment.federation().sites["fresh"].fingerprint() in typed.out
 
 
-def test_a_plan_for_sites_that_are_not_enrolled_is_refused(
-    command: Terminal, home: config.Home, tmp_path: Path
-) -> None:
+def test_a_plan_that_no_run_could_be_made_of_is_refused(home: config.Home) -> None:
     others = replace(PLAN, participants=Participants(("a", "b", "gone")))
-    with Desk.open(home) as desk, pytest.raises(Exception, match="site 'a' is not enrolled"):
-        desk.studies.create(others, desk.signer, "researcher")
+    classes = tuple(f"class-{number}" for number in range(100))
+    large = replace(PLAN, task=Task("segmentation-3d", classes, (1, 8, 8, 8)))
+    for plan, says in ((others, "site 'a' is not enrolled"), (large, "counters")):
+        plan = replace(plan, study=replace(PLAN.study, id="other"))
+        with Desk.open(home) as desk, pytest.raises(StudyError, match=says):
+            desk.studies.create(plan, desk.signer, "researcher")

@@ -279,6 +279,19 @@ def test_a_run_that_was_stopped_before_it_began_asks_nobody(case: Case) -> None:
     assert end.outcome == "stopped"
 
 
+def test_a_run_ends_once_a_site_that_it_cannot_do_without_is_revoked(case: Case) -> None:
+    def revoke(site: str, request: Request) -> Failure:
+        if site == "west":
+            case.desk.enrolment.revoke("west", "key lost", "officer")
+        return silent(site, request)
+
+    exchange = Scripted(revoke)
+    with pytest.raises(RunStopped):
+        case.make(exchange).execute()
+    assert len(exchange.asked) == len(SITES)
+    check_end(case, "west was revoked: too few sites are left for a sum")
+
+
 def test_the_coordinators_key_is_not_in_a_runs_repr(case: Case) -> None:
     assert "signer=" not in repr(case.make(Scripted(silent)))
 

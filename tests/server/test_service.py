@@ -141,6 +141,7 @@ def test_a_run_that_flower_gave_up_is_failed_and_in_the_log(served: Service, des
     served._on_run_end("shapes-1", "its ServerApp failed\n(exit code 1)")
     run = desk.studies.run("shapes-1")
     assert (run.status, run.note) == ("failed", "its ServerApp failed (exit code 1)")
+    assert desk.studies.unfinished() == []
     (fault,) = events(desk, Fault)
     assert isinstance(fault, Fault)
     assert (fault.run, fault.round, fault.stage, fault.what) == (

@@ -140,7 +140,6 @@ def live_through(story: Story) -> Story:
     demo.start(f"{site}-again", "wardround-site", "start", "--home", site)
     story.wait("a round with the site that came back", lambda: story.done() > before)
 
-    story.look()
     story.killed += kill_family(story.process("coordinator"), demo.folder)
     story.rounds_at_death = story.done()
     assert not story.ended(), "the coordinator was to be killed in the middle of the run"

@@ -7,6 +7,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from wardround.privacy.errors import IdentityUnknown
 from wardround.privacy.exchange import RUN_KEY
 from wardround.server import config
 from wardround.server.blobs import BlobStore
@@ -27,7 +28,11 @@ def main(grid: Grid, context: Context) -> None:
     if not isinstance(run, str):
         raise StudyError("the Flower run names no run of Wardround's")
     with Desk.open(home) as desk:
-        execute(desk, grid, run)
+        try:
+            execute(desk, grid, run)
+        except (StudyError, IdentityUnknown) as error:  # trying again would change nothing
+            logger.warning("run %s: %s", run, error)
+            desk.studies.fail(run, str(error))
 
 
 def execute(desk: Desk, grid: Grid, run: str, **options: object) -> None:

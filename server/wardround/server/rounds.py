@@ -12,25 +12,22 @@ fails is left out of the attempt; below the plan's minimum the round is tried ag
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
 import numpy as np
 
-from wardround.privacy.conversation import Answer, Ask, Kind
-from wardround.privacy.errors import MalformedData, PrivacyError, WardroundError
+from wardround.privacy.conversation import Kind
+from wardround.privacy.errors import MalformedData, PrivacyError
 from wardround.privacy.events import (
     Aggregated,
     Counter,
     Dropped,
     Evaluation,
     Event,
-    Fault,
     KeyBookMade,
     Metric,
-    Refusal,
     RoundEnd,
     RoundStart,
     RunEnd,
@@ -56,12 +53,12 @@ from wardround.privacy.secagg.messages import (
 from wardround.privacy.secagg.parameters import SignedRunSpec
 from wardround.privacy.secagg.quantization import Aggregate
 from wardround.privacy.secagg.segments import ring_type
+from wardround.server.asking import Asking
 from wardround.server.audit import AuditLog
-from wardround.server.blobs import BlobStore
+from wardround.server.blobs import BlobStore, expire
 from wardround.server.config import Rounds
 from wardround.server.errors import RoundAborted, RunStopped
-from wardround.server.exchange import Exchange, Failure, Reply, Request
-from wardround.server.loglink import LogLink
+from wardround.server.exchange import Exchange
 from wardround.server.operations import RunRecord
 from wardround.server.optimiser import Optimiser
 from wardround.server.studies import Studies
@@ -69,14 +66,6 @@ from wardround.server.studies import Studies
 logger = logging.getLogger(__name__)
 SOFTWARE = f"wardround {version('wardround')}"
 CLOSING_SECONDS = 60.0
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Bytes of payload and body of one attempt."""
-
-    up: int = 0
-    down: int = 0
 
 
 @dataclass(slots=True)
@@ -94,11 +83,11 @@ class StudyRun:
     exchange: Exchange
     rules: Rounds
     sleep: Callable[[float], None] = time.sleep
-    _links: dict[str, LogLink] = field(default_factory=dict)
-    _traffic: Traffic = field(default_factory=Traffic)
-    _why: dict[str, tuple[str, str]] = field(default_factory=dict)
-    _refused: set[str] = field(default_factory=set)
+    _sites: Asking = field(init=False)
     _summed: tuple[SiteDigest, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._sites = Asking(self.run, self.log, self.exchange, self.rules.exchange_deadline)
 
     def execute(self) -> None:
         """Run to the end, or go on from where an earlier process stopped.
@@ -131,11 +120,12 @@ class StudyRun:
         for attempt in range(1, self.rules.attempts + 1):
             self._stop_if_asked()
             aggregator = Aggregator(signed, self.roster, self.signer)
+            self._sites.begin(0, attempt)
             try:
                 self._agree_on_keys(aggregator, signed)
             except (RoundAborted, PrivacyError) as error:
-                self._fault(0, attempt, "", "set-up", str(error))
-                if self._refused:
+                self._sites.fault("", "set-up", str(error))
+                if self._sites.refused:
                     break
                 self.sleep(min(2.0 * attempt, 30.0))
                 continue
@@ -149,18 +139,22 @@ class StudyRun:
         sites = self._online(len(self.plan.participants.sites))
         parts = {"spec": encode(signed)}
         arrived: set[str] = set()
-        for site, answer, _ in self._ask(Kind.HELLO, dict.fromkeys(sites, parts), "set-up"):
-            with self._taking(site, "set-up"):
+        for site, answer, _ in self._sites.ask(Kind.HELLO, dict.fromkeys(sites, parts), "set-up"):
+            with self._sites.taking(site, "set-up"):
                 aggregator.add_advert(decode(KeyAdvert, answer.part("advert")))
                 arrived.add(site)
         missing = sorted(set(self.plan.participants.sites) - arrived)
         if missing:
-            reasons = "; ".join(f"{s}: {self._why.get(s, ('', 'no answer'))[1]}" for s in missing)
+            reasons = "; ".join(
+                f"{s}: {self._sites.why.get(s, ('', 'no answer'))[1]}" for s in missing
+            )
             raise RoundAborted(f"the run cannot begin without {', '.join(missing)} ({reasons})")
         book = aggregator.key_book()
         parts = {"book": encode(book)}
-        for site, answer, _ in self._ask(Kind.BOOK, dict.fromkeys(book.sites, parts), "set-up"):
-            with self._taking(site, "set-up"):
+        for site, answer, _ in self._sites.ask(
+            Kind.BOOK, dict.fromkeys(book.sites, parts), "set-up"
+        ):
+            with self._sites.taking(site, "set-up"):
                 aggregator.add_ack(decode(BookAck, answer.part("ack")))
         if aggregator.missing_acks:
             raise RoundAborted(f"{', '.join(aggregator.missing_acks)} did not approve the keys")
@@ -176,6 +170,7 @@ class StudyRun:
         self.log.append([RunEnd(self.run, outcome, one_line(reason), done, model)])
         self.log.checkpoint()
         self._close(None)
+        expire(self.log.engine, self.uploads, self.rules.keep_uploads)
         with self.studies.editing(self.run) as row:
             row.status = {"aborted": "failed"}.get(outcome, outcome)
             row.stage, row.note = "over", one_line(reason)
@@ -188,7 +183,7 @@ class StudyRun:
         parts: dict[str, dict[str, bytes]] = {
             site: {} for site in self.plan.participants.sites if site in online
         }
-        for _ in self._ask(Kind.CLOSE, parts, "close", payload, CLOSING_SECONDS):
+        for _ in self._sites.ask(Kind.CLOSE, parts, "close", payload, CLOSING_SECONDS):
             pass
 
     # -- each round -----------------------------------------------------------------------------
@@ -202,13 +197,13 @@ class StudyRun:
             self._stop_if_asked()
             with self.studies.editing(self.run) as row:
                 row.attempt, row.stage = attempt, "round"
-            self._traffic, self._why = Traffic(), {}
+            self._sites.begin(number, attempt)
             try:
                 aggregate, task = self._attempt(aggregator, number, attempt, vector)
             except (RoundAborted, PrivacyError) as error:
                 self._end_round(number, attempt, "aborted", str(error), ())
                 logger.warning("round %s attempt %s: %s", number, attempt, error)
-                left = len(self.plan.participants.sites) - len(self._refused)
+                left = len(self.plan.participants.sites) - len(self._sites.refused)
                 if left < self.plan.secure_aggregation.min_cohort:
                     break
                 self.sleep(min(2.0 * (attempt - first + 1), 30.0))
@@ -240,7 +235,7 @@ class StudyRun:
         uploads = self._collect(aggregator, task, vector)
         survivors = aggregator.survivors()
         dropped = tuple(
-            Dropped(site, *self._why.get(site, ("upload", "no upload")))
+            Dropped(site, *self._sites.why.get(site, ("upload", "no upload")))
             for site in invited
             if site not in survivors
         )
@@ -272,8 +267,8 @@ class StudyRun:
         }
         uploads: list[SiteDigest] = []
         payload = vector.astype("<f4").tobytes()
-        for site, answer, data in self._ask(Kind.TASK, parts, "upload", payload):
-            with self._taking(site, "upload"):
+        for site, answer, data in self._sites.ask(Kind.TASK, parts, "upload", payload):
+            with self._sites.taking(site, "upload"):
                 if data is None:
                     raise MalformedData("the answer brings no masked vector")
                 upload = decode(Upload, answer.part("upload"))
@@ -285,15 +280,15 @@ class StudyRun:
     def _sign_survivors(self, aggregator: Aggregator, survivors: tuple[str, ...]) -> None:
         """R3, R4."""
         parts = {s: {"survivors": encode(aggregator.survivors_for(s))} for s in survivors}
-        for site, answer, _ in self._ask(Kind.SURVIVORS, parts, "survivors"):
-            with self._taking(site, "survivors"):
+        for site, answer, _ in self._sites.ask(Kind.SURVIVORS, parts, "survivors"):
+            with self._sites.taking(site, "survivors"):
                 aggregator.add_signature(decode(SurvivorSignature, answer.part("signature")))
 
     def _recover(self, aggregator: Aggregator, survivors: tuple[str, ...]) -> None:
         """R5, R6."""
         parts = {"quorum": encode(aggregator.quorum())}
-        for site, answer, _ in self._ask(Kind.OPEN, dict.fromkeys(survivors, parts), "open"):
-            with self._taking(site, "open"):
+        for site, answer, _ in self._sites.ask(Kind.OPEN, dict.fromkeys(survivors, parts), "open"):
+            with self._sites.taking(site, "open"):
                 aggregator.add_shares(decode(Shares, answer.part("shares")))
 
     def _record(
@@ -348,7 +343,7 @@ class StudyRun:
     def _end_round(
         self, number: int, attempt: int, outcome: str, reason: str, joined: tuple[str, ...]
     ) -> None:
-        traffic = self._traffic
+        traffic = self._sites.traffic
         self.log.append(
             [
                 RoundEnd(
@@ -357,96 +352,6 @@ class StudyRun:
                 )
             ]
         )
-
-    # -- asking sites ---------------------------------------------------------------------------
-
-    def _ask(
-        self,
-        kind: Kind,
-        parts: Mapping[str, Mapping[str, bytes]],
-        stage: str,
-        payload: bytes | None = None,
-        seconds: float | None = None,
-    ) -> Iterator[tuple[str, Answer, bytes | None]]:
-        """Ask sites and yield each good answer as it comes; log what each site says.
-
-        A site whose copy of the log stood elsewhere than we took it to is asked once more.
-        """
-        deadline = seconds or self.rules.exchange_deadline
-        stale = yield from self._ask_once(kind, parts, stage, payload, deadline)
-        if stale:
-            again = {site: parts[site] for site in stale}
-            stale = yield from self._ask_once(kind, again, stage, payload, deadline)
-        for site in stale:
-            self._drop(site, stage, "its copy of the log did not keep up; asked twice")
-
-    def _ask_once(
-        self,
-        kind: Kind,
-        parts: Mapping[str, Mapping[str, bytes]],
-        stage: str,
-        payload: bytes | None,
-        deadline: float,
-    ) -> Generator[tuple[str, Answer, bytes | None], None, list[str]]:
-        requests = {
-            site: Request(kind, Ask(self.run, part, self._link(site).head()).to_bytes(), payload)
-            for site, part in parts.items()
-        }
-        self._traffic.down += sum(len(r.body) + len(r.payload or b"") for r in requests.values())
-        stale: list[str] = []
-        for site, reply in self.exchange.ask(requests, deadline):
-            if isinstance(reply, Failure):
-                self._drop(site, stage, reply.detail)
-                continue
-            self._traffic.up += len(reply.body) + len(reply.payload or b"")
-            answer = self._read(site, stage, reply)
-            if answer is None:
-                continue
-            if answer.refusal:
-                if answer.stale:
-                    stale.append(site)
-                else:
-                    self._drop(site, stage, answer.refusal)
-                continue
-            yield site, answer, reply.payload
-        return stale
-
-    def _read(self, site: str, stage: str, reply: Reply) -> Answer | None:
-        """Read an answer and take in what the site says to the log; None when it does not hold."""
-        if reply.kind == "error":
-            self._drop(site, stage, reply.body.decode("utf-8", "replace"))
-            return None
-        try:
-            answer = Answer.from_bytes(reply.body)
-            if answer.head is not None:
-                self._link(site).receive(answer.head)
-                if any(e.statement().kind == Refusal.kind for e in answer.head.statements):
-                    self._refused.add(site)  # by a rule of its own: asking again is of no use
-        except WardroundError as error:
-            self._drop(site, stage, str(error))
-            return None
-        return answer
-
-    @contextmanager
-    def _taking(self, site: str, stage: str) -> Iterator[None]:
-        """Feed one answer to the protocol; a site that deviates drops out of the attempt."""
-        try:
-            yield
-        except (PrivacyError, ValueError) as error:
-            self._drop(site, stage, str(error))
-
-    def _drop(self, site: str, stage: str, why: str) -> None:
-        self._why[site] = (stage, one_line(why))
-        record = self.studies.run(self.run)
-        self._fault(record.round + 1, record.attempt, site, stage, why)
-
-    def _fault(self, number: int, attempt: int, site: str, stage: str, what: str) -> None:
-        self.log.append([Fault(self.run, number, attempt, site, stage, one_line(what))])
-
-    def _link(self, site: str) -> LogLink:
-        if site not in self._links:
-            self._links[site] = LogLink(self.log, site)
-        return self._links[site]
 
     def _online(self, needed: int) -> tuple[str, ...]:
         """Wait until `needed` participants are online; return all that are, in order."""
@@ -479,9 +384,15 @@ class StudyRun:
         if self.studies.run(self.run).status == "stopping":
             self._finish("stopped", "an operator stopped it", None)
             raise RunStopped("an operator stopped the run")
+        sites = self.plan.participants.sites
+        gone = sorted(self.studies.revoked().intersection(sites))
+        if len(sites) - len(gone) < self.plan.secure_aggregation.min_cohort:
+            reason = f"{', '.join(gone)} was revoked: too few sites are left for a sum"
+            self._finish("aborted", reason, None)
+            raise RunStopped(reason)
 
     def _give_up(self, reason: str) -> RoundAborted:
-        why = "; ".join(f"{site}: {text}" for site, (_, text) in sorted(self._why.items()))
+        why = self._sites.reasons()
         reason = f"{reason} ({why})" if why else reason
         self._finish("aborted", reason, None)
         return RoundAborted(reason)

@@ -12,9 +12,8 @@ from importlib.metadata import version
 from sqlalchemy import Engine
 
 from wardround.privacy.errors import WardroundError
-from wardround.privacy.events import Access, Fault
+from wardround.privacy.events import Access
 from wardround.privacy.identity import FileSigner
-from wardround.privacy.records import one_line
 from wardround.server.access import AccessRecord
 from wardround.server.api import make_api
 from wardround.server.audit import AuditLog
@@ -120,16 +119,7 @@ class Service:
 
     def _on_run_end(self, run: str, failure: str | None) -> None:
         """Note a run whose process gave up; one that ended well has noted its end itself."""
-        with self._studies.editing(run) as row:
-            if row.status not in ("requested", "running", "stopping"):
-                return
-            row.status = "failed"
-            row.note = one_line(failure or "its process ended without an outcome")
-            round_, attempt = row.round, row.attempt
-        self._log.append(
-            [Fault(run, round_, attempt, "", "process", one_line(failure or "ended early"))]
-        )
-        self._log.checkpoint()
+        self._studies.fail(run, failure or "its process ended without an outcome")
 
 
 def serve(home: Home) -> None:

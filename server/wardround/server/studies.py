@@ -10,10 +10,12 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from wardround.privacy.errors import PrivacyError
-from wardround.privacy.events import StudyPlanned
+from wardround.privacy.events import Event, Fault, RunEnd, StudyPlanned
 from wardround.privacy.federation import StudyState
 from wardround.privacy.identity import Signer
 from wardround.privacy.plan import SignedPlan, StudyPlan, decimal_text
+from wardround.privacy.records import one_line
+from wardround.privacy.run_spec import make_run_spec
 from wardround.server.audit import AuditLog
 from wardround.server.database import READ_ONLY
 from wardround.server.errors import StudyError
@@ -51,7 +53,8 @@ class Studies:
         """Sign `plan` and put it before the sites by logging it.
 
         A plan under the id of an earlier study replaces it: approvals count for a digest only.
-        Raises StudyError when a participant is not enrolled, or a run of the study is active.
+        Raises StudyError when a participant is not enrolled, no run could be made of the plan, or
+        a run of the study is active.
         """
         if plan.secure_aggregation.group_mode:
             raise StudyError(
@@ -60,7 +63,7 @@ class Studies:
             )
         federation = read_federation(self._engine)
         try:
-            federation.roster(plan.participants.sites)
+            make_run_spec(plan, plan.study.id, federation.roster(plan.participants.sites))
         except PrivacyError as error:
             raise StudyError(f"the plan cannot be put forward: {error}") from None
         if self._active(plan.study.id) is not None:
@@ -143,6 +146,25 @@ class Studies:
         with self.editing(active.run) as row:
             row.status = "stopping"
         return active.run
+
+    def fail(self, run: str, reason: str) -> None:
+        """Note, here and in the log, that a run cannot go on; one that has ended stays as it is."""
+        reason = one_line(reason)
+        with self.editing(run) as row:
+            if row.status not in (*ACTIVE, "stopping"):
+                return
+            row.status, row.stage, row.note = "failed", "over", reason
+            round_, attempt = row.round, row.attempt
+        events: list[Event] = [Fault(run, round_, attempt, "", "process", reason)]
+        begun = read_federation(self._engine).runs.get(run)
+        if begun is not None and not begun.outcome:
+            events.append(RunEnd(run, "aborted", reason, round_, ""))
+        self._log.append(events)
+        self._log.checkpoint()
+
+    def revoked(self) -> frozenset[str]:
+        """Return every site whose keys are void."""
+        return frozenset(read_federation(self._engine).revoked)
 
     def newest_run(self, study: str) -> RunRecord | None:
         """Return the newest run of a study, or None."""
