@@ -23,6 +23,7 @@ from wardround.privacy.planned import PlannedSpend
 study_app = typer.Typer(no_args_is_help=True)
 policy_app = typer.Typer(no_args_is_help=True)
 out = Console(highlight=False)
+note = Console(stderr=True, highlight=False, soft_wrap=True)
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="WARDROUND_SITE_HOME", help="The site's folder.")
 ]
@@ -42,7 +43,7 @@ def review(
         try:
             site.sync()
         except ClientError as error:
-            out.print(Text(f"{error}\nWhat follows is from this site's own copy.", style="yellow"))
+            note.print(Text(f"{error}\nWhat follows is from this site's own copy.", style="yellow"))
         if not study:
             _list(site, as_json)
             return
