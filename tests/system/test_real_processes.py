@@ -40,8 +40,6 @@ from wardround.server import config
 from wardround.server.desk import Desk
 from wardround.server.listener import LOOPBACK_ROUTES, PUBLIC_ROUTES
 
-pytestmark = pytest.mark.xdist_group("real-processes")
-
 WATCH = Path(__file__).parents[1] / "server" / "flower" / "programs"
 """Its sitecustomize writes down every connection off loopback, in whichever process it is made."""
 ROUNDS = 3
