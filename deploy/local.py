@@ -145,6 +145,7 @@ class LocalFederation:
             self.desk.signer.public_bytes(),
         )
         (home.folder / "coordinator.json").write_bytes(pins.to_bytes())
+        home.ca_certificate.write_bytes(self.desk.home.ca_certificate.read_bytes())
         link = DirectLink(LogLink(log, name))
         site = self._stack.enter_context(Site.open(home, link))
         keys = home.public_keys()

@@ -109,10 +109,15 @@ def log(
     key: Annotated[
         Path | None, typer.Option(help="Write this site's line for an auditor's policy file.")
     ] = None,
+    copy: Annotated[
+        Path | None,
+        typer.Option(help="Write the whole copy, for a coordinator that has lost entries."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show this site's own copy of the log, checked when it came."""
     from wardround.client.site import Site
+    from wardround.privacy.log_copy import write_log_copy
     from wardround.privacy.verify import site_line
 
     with Site.open(config.load(home)) as site:
@@ -124,7 +129,11 @@ def log(
             line = site_line(site.pins.origin, keys.site, keys.identity, keys.witness)
             key.write_text(line + "\n", encoding="utf-8")
             out.print(f"{key}: this site's keys, for an auditor's policy file")
-        if pin is not None or key is not None:
+        if copy is not None:
+            held = site.witness.position().mirrored
+            write_log_copy(copy, site.home.name, site.witness.pin(), site.witness.entries(0, held))
+            out.print(f"{copy}: all {held} entries this site holds, and its pin")
+        if pin is not None or key is not None or copy is not None:
             return
         rows = site.log_rows(last)
     if as_json:

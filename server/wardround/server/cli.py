@@ -27,6 +27,7 @@ from wardround.server.desk import Desk
 from wardround.server.errors import ServerError
 from wardround.server.evidence_cli import bundle, report
 from wardround.server.export_cli import export
+from wardround.server.recover_cli import recover
 from wardround.server.study_cli import app as study_app
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.add_typer(study_app, name="study", help="Studies: create, show, list, start, watch, stop.")
 app.command()(report)
 app.command()(bundle)
+app.command()(recover)
 app.command()(export)
 
 out = Console(highlight=False)
