@@ -17,15 +17,16 @@ from wardround.client.trainer import Trainer
 from wardround.privacy.bundle import Bundle
 from wardround.privacy.errors import IdentityUnknown, SignatureInvalid
 from wardround.privacy.events import (
-    Fault as FaultLogged,
-)
-from wardround.privacy.events import (
+    Aggregated,
     PrivacySpend,
     Refusal,
     RoundEnd,
     RunEnd,
     Survivors,
     Update,
+)
+from wardround.privacy.events import (
+    Fault as FaultLogged,
 )
 from wardround.privacy.identity import FileSigner
 from wardround.privacy.model import TensorLayout, initial_vector
@@ -297,6 +298,37 @@ def test_a_run_whose_coordinator_is_killed_goes_on_after_restart(
     assert sorted(spends(federation)) == sorted(
         (site, number) for site in federation.sites for number in (1, 2)
     )
+    assert evidence(federation, run).findings == ()
+
+
+@pytest.mark.parametrize("after", range(1, 13))
+def test_a_coordinator_killed_before_any_write_to_its_record_repeats_nothing(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Between the log and the record of a run lies a moment in which a process may die."""
+    federation.approve(make_plan(rounds=1))
+    run = federation.desk.studies.start("findings")
+    editing = federation.desk.studies.editing
+    edits = 0
+
+    def die(name: str) -> object:
+        nonlocal edits
+        edits += 1
+        if edits == after:
+            raise Killed
+        return editing(name)
+
+    monkeypatch.setattr(federation.desk.studies, "editing", die)
+    try:
+        outcome = federation.resume(run)
+    except Killed:
+        monkeypatch.undo()
+        outcome = federation.resume(run)
+    assert outcome.status == "completed"
+    sums = [leaf.round for leaf in federation.leaves() if isinstance(leaf.event, Aggregated)]
+    ends = [leaf.kind for leaf in federation.leaves() if leaf.kind in ("run_start", "run_end")]
+    assert sums == [1, 2]
+    assert ends == ["run_start", "run_end"]
     assert evidence(federation, run).findings == ()
 
 

@@ -149,6 +149,14 @@ class AuditLog:
         with self._reading() as connection:
             return self._size(connection)
 
+    def holds(self, kind: str, run: str, number: int) -> bool:
+        """Whether an entry of `kind` about round `number` of `run` is committed."""
+        query = select(LogEntry.idx).where(
+            LogEntry.kind == kind, LogEntry.run_id == run, LogEntry.round == number
+        )
+        with self._reading() as connection:
+            return connection.scalar(query.limit(1)) is not None
+
     def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
         """Return the proof that entry `index` is in the tree of `size`; ProofInvalid if not."""
         with self._reading() as connection:

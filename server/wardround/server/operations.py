@@ -33,7 +33,8 @@ class RunRecord(Base):
     `status`: requested, running, stopping, completed, stopped, failed. `round` is the last done
     round, `attempt` the newest attempt at the one after it. `model` and `optimiser` are digests in
     the store of models: the model after `round`, and the state its optimiser goes on from.
-    `aggregator` is the protocol's saved state of the set-up.
+    `pending` is what they become once the log holds the round after. `aggregator` is the
+    protocol's saved state of the set-up.
     """
 
     __tablename__ = "run"
@@ -45,6 +46,7 @@ class RunRecord(Base):
     attempt: Mapped[int]
     model: Mapped[str]
     optimiser: Mapped[str]
+    pending: Mapped[str]
     aggregator: Mapped[bytes] = mapped_column(LargeBinary)
     note: Mapped[str]
     created_ms: Mapped[int] = mapped_column(BigInteger)

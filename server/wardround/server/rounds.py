@@ -18,6 +18,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from wardround.privacy import canonical
 from wardround.privacy.conversation import Kind
 from wardround.privacy.errors import MalformedData, PrivacyError
 from wardround.privacy.events import (
@@ -59,6 +60,7 @@ from wardround.server.blobs import BlobStore, expire
 from wardround.server.config import Rounds
 from wardround.server.errors import RoundAborted, RunStopped
 from wardround.server.exchange import Exchange
+from wardround.server.federation import read_federation
 from wardround.server.operations import RunRecord
 from wardround.server.optimiser import Optimiser
 from wardround.server.studies import Studies
@@ -95,8 +97,8 @@ class StudyRun:
         Raises RunStopped when an operator stopped it, RoundAborted when attempts are used up;
         the run's record and the log say so already.
         """
-        record = self.studies.run(self.run)
-        aggregator, record = self._set_up(record)
+        self._take_up_logged_round()
+        aggregator, record = self._set_up(self.studies.run(self.run))
         vector = self._model(record)
         optimiser = Optimiser.resume(self.plan, self._optimiser_state(record))
         while record.round < exchange_rounds(self.plan):
@@ -111,7 +113,8 @@ class StudyRun:
         spec = make_run_spec(self.plan, self.run, self.roster)
         signed = SignedRunSpec.sign(spec, self.signer)
         if record.status == "requested":
-            self.log.append([_run_start(self.plan, signed)])
+            if self.run not in read_federation(self.log.engine).runs:
+                self.log.append([_run_start(self.plan, signed)])
             with self.studies.editing(self.run) as row:
                 row.status, row.stage = "running", "setting up"
         if record.aggregator:
@@ -167,7 +170,8 @@ class StudyRun:
         self._close(None if vector is None else vector.astype("<f4").tobytes())
         done = self.studies.run(self.run).round
         model = "" if vector is None else model_digest(vector)
-        self.log.append([RunEnd(self.run, outcome, one_line(reason), done, model)])
+        if not read_federation(self.log.engine).runs[self.run].outcome:
+            self.log.append([RunEnd(self.run, outcome, one_line(reason), done, model)])
         self.log.checkpoint()
         self._close(None)
         expire(self.log.engine, self.uploads, self.rules.keep_uploads)
@@ -201,7 +205,7 @@ class StudyRun:
             try:
                 aggregate, task = self._attempt(aggregator, number, attempt, vector)
             except (RoundAborted, PrivacyError) as error:
-                self._end_round(number, attempt, "aborted", str(error), ())
+                self.log.append([self._round_end(number, attempt, "aborted", str(error), ())])
                 logger.warning("round %s attempt %s: %s", number, attempt, error)
                 left = len(self.plan.participants.sites) - len(self._sites.refused)
                 if left < self.plan.secure_aggregation.min_cohort:
@@ -302,9 +306,21 @@ class StudyRun:
         task: Task,
         optimiser: Optimiser,
     ) -> None:
-        """Log the round in one transaction, and make its checkpoint."""
+        """Log the round in one transaction, and make its checkpoint.
+
+        Model and optimiser are durable before the log names them, so that a process that dies in
+        between is followed by one that goes on after this round, not by a second sum of it.
+        """
         state = optimiser.save()
         after = self.models.put(moved.astype("<f4").tobytes())
+        with self.studies.editing(self.run) as row:
+            row.pending = canonical.dumps(
+                {
+                    "round": number,
+                    "model": after,
+                    "optimiser": self.models.put(state) if state else "",
+                }
+            ).decode("ascii")
         opened = aggregator.opened()
         counters = tuple(Counter(name, value) for name, value in aggregate.counters.items())
         found = metrics(self.plan, aggregate.counters)
@@ -332,25 +348,27 @@ class StudyRun:
                 tuple(Metric(name, f"{value:.4f}") for name, value in found.items()),
             ),
         ]
+        events.append(self._round_end(number, attempt, "completed", "", aggregate.survivors))
         self.log.append(events)
-        self._end_round(number, attempt, "completed", "", aggregate.survivors)
         self.log.checkpoint()
-        with self.studies.editing(self.run) as row:
-            row.round, row.attempt, row.model = number, 0, after
-            row.aggregator = aggregator.save()
-            row.optimiser = self.models.put(state) if state else ""
+        self._take_up_logged_round()
 
-    def _end_round(
+    def _take_up_logged_round(self) -> None:
+        """Make a round that the log holds the run's checkpoint."""
+        with self.studies.editing(self.run) as row:
+            pending = canonical.loads_object(row.pending.encode()) if row.pending else {}
+            number = pending.get("round")
+            if number == row.round + 1 and self.log.holds(Aggregated.kind, self.run, number):
+                row.round, row.attempt = number, 0
+                row.model, row.optimiser = str(pending["model"]), str(pending["optimiser"])
+
+    def _round_end(
         self, number: int, attempt: int, outcome: str, reason: str, joined: tuple[str, ...]
-    ) -> None:
+    ) -> RoundEnd:
         traffic = self._sites.traffic
-        self.log.append(
-            [
-                RoundEnd(
-                    *(self.run, number, attempt, outcome, one_line(reason), joined),
-                    *(traffic.up, traffic.down),
-                )
-            ]
+        return RoundEnd(
+            *(self.run, number, attempt, outcome, one_line(reason), joined),
+            *(traffic.up, traffic.down),
         )
 
     def _online(self, needed: int) -> tuple[str, ...]:

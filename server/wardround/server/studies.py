@@ -130,6 +130,7 @@ class Studies:
                     attempt=0,
                     model="",
                     optimiser="",
+                    pending="",
                     aggregator=b"",
                     note="",
                     created_ms=now,

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("optimiser", sa.String(), nullable=False),
+        sa.Column("pending", sa.String(), nullable=False),
         sa.Column("aggregator", sa.LargeBinary(), nullable=False),
         sa.Column("note", sa.String(), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
