@@ -46,7 +46,7 @@ class RunRecord(Base):
     attempt: Mapped[int]
     model: Mapped[str]
     optimiser: Mapped[str]
-    pending: Mapped[str]
+    pending: Mapped[str] = mapped_column(default="")
     aggregator: Mapped[bytes] = mapped_column(LargeBinary)
     note: Mapped[str]
     created_ms: Mapped[int] = mapped_column(BigInteger)

@@ -112,9 +112,9 @@ class StudyRun:
         """Agree on keys, or take up the agreement of an earlier life of this process."""
         spec = make_run_spec(self.plan, self.run, self.roster)
         signed = SignedRunSpec.sign(spec, self.signer)
+        if self.run not in read_federation(self.log.engine).runs:
+            self.log.append([_run_start(self.plan, signed)])
         if record.status == "requested":
-            if self.run not in read_federation(self.log.engine).runs:
-                self.log.append([_run_start(self.plan, signed)])
             with self.studies.editing(self.run) as row:
                 row.status, row.stage = "running", "setting up"
         if record.aggregator:
@@ -170,7 +170,8 @@ class StudyRun:
         self._close(None if vector is None else vector.astype("<f4").tobytes())
         done = self.studies.run(self.run).round
         model = "" if vector is None else model_digest(vector)
-        if not read_federation(self.log.engine).runs[self.run].outcome:
+        begun = read_federation(self.log.engine).runs.get(self.run)
+        if begun is not None and not begun.outcome:
             self.log.append([RunEnd(self.run, outcome, one_line(reason), done, model)])
         self.log.checkpoint()
         self._close(None)
