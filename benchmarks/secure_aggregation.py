@@ -66,8 +66,8 @@ from wardround.privacy.secagg.segments import CHUNK_BYTES, SEGMENT_BYTES
 
 SECTION = "secure aggregation"
 MOD = 1 << 32
-ZEROS = bytes(CHUNK_BYTES)
-BUFFER = bytearray(CHUNK_BYTES + 16)
+ZEROS = segments.aligned(CHUNK_BYTES, np.uint8).data
+BUFFER = segments.aligned(CHUNK_BYTES + 16, np.uint8).data
 
 
 @dataclass(frozen=True)

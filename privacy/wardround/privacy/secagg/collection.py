@@ -36,6 +36,7 @@ from wardround.privacy.secagg.quantization import Aggregate
 from wardround.privacy.secagg.recovery import Recovery
 from wardround.privacy.secagg.segments import (
     Ring,
+    aligned,
     chunks,
     for_each,
     join_digests,
@@ -61,7 +62,7 @@ class Collection:
         self.task = task
         self._spec = spec
         self._roster = roster
-        self._sum: Ring = np.empty(spec.vector_length, dtype=ring_type(spec.ring_bits))
+        self._sum: Ring = aligned(spec.vector_length, ring_type(spec.ring_bits))
         self._headers: dict[str, UploadHeader] = {}
         self._boxes: dict[str, tuple[bytes, ...]] = {}
         self._survivors: SurvivorSet | None = None

@@ -22,12 +22,13 @@ from wardround.privacy.secagg.segments import (
     CHUNK_BYTES,
     WORKSPACE,
     Ring,
+    aligned,
     chunks,
     for_each,
     segments,
 )
 
-_ZEROS = bytes(CHUNK_BYTES)
+_ZEROS = aligned(CHUNK_BYTES, np.uint8).data.toreadonly()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,8 @@ class SegmentMask:
     def apply(self, chunk: Ring) -> None:
         """Add every stream's next bytes to `chunk`, in place (in the ring: modulo 2^bits)."""
         size = chunk.nbytes
-        zeros = _ZEROS if size == CHUNK_BYTES else _ZEROS[:size]
-        buffer = WORKSPACE.mask
-        mask = np.frombuffer(buffer, dtype=chunk.dtype, count=len(chunk))
+        zeros, buffer = _ZEROS[:size], WORKSPACE.mask.data
+        mask = WORKSPACE.mask[:size].view(chunk.dtype)
         for encryptor, sign in self._encryptors:
             encryptor.update_into(zeros, buffer)
             if sign == 1:
@@ -91,7 +91,7 @@ def fastest_backend() -> str:
 
 
 def _seconds(backend: str) -> float:
-    buffer = WORKSPACE.mask
+    buffer = WORKSPACE.mask.data
     best = float("inf")
     for _ in range(3):
         encryptor = _encryptor(bytes(32), 0, backend)

@@ -28,6 +28,7 @@ from wardround.privacy.secagg.quantization import (
 )
 from wardround.privacy.secagg.segments import (
     Ring,
+    aligned,
     chunks,
     for_each,
     join_digests,
@@ -76,7 +77,7 @@ def protect(
     if spec.group_mode:
         streams = (*streams, Stream(group.mask(site)))
     kind = ring_type(spec.ring_bits)
-    vector: Ring = np.zeros(spec.vector_length, dtype=kind)
+    vector: Ring = aligned(spec.vector_length, kind)
     signed = signed_view(vector)
     signed[spec.dimension : spec.plain_length] = count_coordinates(spec, contribution)
     quantizer = Quantizer(spec, task.clips, contribution.weight)
