@@ -36,6 +36,7 @@ from wardround.server.blobs import BlobStore
 from wardround.server.errors import StudyError
 from wardround.server.evidence import newest_cosigned, write_bundle
 from wardround.server.inprocess import Fault
+from wardround.server.rounds import StudyRun
 from wardround.server.studies import _planned
 
 
@@ -347,6 +348,33 @@ def test_with_five_sites_a_round_survives_a_lost_one(
         ]
         assert survivors[0].survivors == ("a", "b", "d", "e")
         assert [dropped.site for dropped in survivors[0].dropped] == ["c"]
+
+
+def test_new_keys_open_no_second_sum_of_the_same_updates(
+    tmp_path: Path, images: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator begins its run anew, to open a sum that lacks one site, and subtract."""
+    sites = ("a", "b", "c", "d", "e")
+    data = {site: images(number) for number, site in enumerate(sites)}
+    with LocalFederation(tmp_path, data, epsilon=8.0, deadline=1) as federation:
+        federation.approve(make_plan(sites, rounds=1))
+        run = federation.desk.studies.start("findings")
+        sums: list[tuple[str, ...]] = []
+
+        def opened(self: StudyRun, number: int, attempt: int, *rest: object) -> None:
+            sums.append(tuple(sorted(upload.site for upload in self._summed)))
+            raise Killed
+
+        monkeypatch.setattr(StudyRun, "_record", opened)
+        with pytest.raises(Killed):
+            federation.resume(run)
+        with federation.desk.studies.editing(run) as row:
+            row.aggregator, row.attempt = b"", 0
+        federation.grid.inject("e", Fault.LOST_REPLY, kind="task", times=99)
+        outcome = federation.resume(run)
+        assert outcome.status == "failed"
+        assert sums == [sites]
+        assert "two such sums could be subtracted" in reasons(federation)
 
 
 def test_a_revoked_site_takes_no_further_part(federation: LocalFederation) -> None:

@@ -131,21 +131,24 @@ class RoundHandler:
         plan, dataset, trainer = self._admitted(signed)
         self.site.check_budget(plan, dataset)
         with session(self.site.engine) as database:
-            if database.get(RunState, ask.run) is None:
-                database.add(
-                    RunState(
-                        run=ask.run,
-                        study=plan.study.id,
-                        plan_digest=plan.digest(),
-                        spec=encode(signed),
-                        participant=b"",
-                        phase="setting up",
-                        round=0,
-                        attempt=0,
-                        updated_ms=_now_ms(),
-                    )
+            row = database.get(RunState, ask.run)
+            if row is None:
+                row = RunState(
+                    run=ask.run,
+                    study=plan.study.id,
+                    plan_digest=plan.digest(),
+                    spec=encode(signed),
+                    participant=b"",
+                    phase="setting up",
+                    round=0,
+                    attempt=0,
+                    updated_ms=_now_ms(),
                 )
-        participant = self._participant(signed, b"")
+                database.add(row)
+            # Which rounds and sums there were outlives new keys: else two sums of the same
+            # updates could be opened, and subtracted.
+            saved = row.participant
+        participant = self._participant(signed, saved)
         advert = participant.advertise()
         self._runs[ask.run] = _Run(plan, participant, trainer, dataset)
         self._announce(plan, signed.spec)
