@@ -289,6 +289,7 @@ def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
         row("site, 16 bits", "site 16", flower, "Flower"),
         row("site, no MAC/digest/group, 32", "bare 32", flower, "Flower"),
         row("coordinator, 32 bits", "coordinator 32", flower, "Flower", coordinator_goal),
+        row("same, to Flower's records", "coordinator 32", ns["flower records"], "records"),
         row("coordinator, 16 bits", "coordinator 16", flower, "Flower"),
         row("digest of one vector", "digest"),
         row("site reads 1-site sum", "strip"),
@@ -302,6 +303,7 @@ def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
         ]
         if "ckks site" in ns:
             rows.append(gain("CKKS site (32)", "ckks site", "site 32", 200))
+            rows.append(gain("CKKS / bare site (32)", "ckks site", "bare 32", 200))
     rows.append(row("SecAgg+ server", "secagg+ server", ns["coordinator 32"], "ours"))
     return rows
 

@@ -21,7 +21,7 @@ from wardround.client.plan_draft import draft
 from wardround.client.report_cli import report
 from wardround.client.study_cli import policy_app, study_app
 from wardround.datasets.data_cli import app as data_app
-from wardround.privacy.errors import WardroundError
+from wardround.privacy import commands
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -148,19 +148,4 @@ def log(
 
 def main() -> None:
     """Run the command line; a person's mistake ends in one line and exit code 1."""
-    try:
-        app()
-    except WardroundError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            Text.assemble(("error: ", "bold red"), str(error))
-        )
-        sys.exit(1)
-    except OSError as error:  # a folder that is not there, a disk that is full
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            Text.assemble(
-                ("error: ", "bold red"), f"{error.filename or 'system'}: {error.strerror}"
-            )
-        )
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    commands.run(app)

@@ -1,6 +1,5 @@
 """`wardround-site study` and `wardround-site policy`: what a site agrees to, and what it admits."""
 
-import getpass
 import hashlib
 import hmac
 import json
@@ -16,6 +15,7 @@ from rich.text import Text
 from wardround.client import config
 from wardround.client.errors import ClientError, Refused
 from wardround.client.site import Site
+from wardround.privacy.commands import operator
 from wardround.privacy.errors import PlanInvalid
 from wardround.privacy.plan import StudyPlan
 from wardround.privacy.planned import PlannedSpend
@@ -225,7 +225,7 @@ def _list(site: Site, as_json: bool) -> None:
 def _officer(site: Site) -> str:
     """Return a random-looking id of the person at the keyboard: keyed, so no name is in the log."""
     key = site.home.data_key()
-    digest = hmac.new(key, b"officer\0" + getpass.getuser().encode(), hashlib.sha256)
+    digest = hmac.new(key, b"officer\0" + operator().encode(), hashlib.sha256)
     return f"officer-{digest.hexdigest()[:12]}"
 
 

@@ -4,7 +4,6 @@ Exit codes: 0 done; 1 it did not work, the last line says why and what to do; 2 
 Colours are off with NO_COLOR or when the output is not a terminal.
 """
 
-import getpass
 import json
 import sys
 import time
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wardround.privacy.errors import WardroundError
+from wardround.privacy import commands
 from wardround.privacy.identity import FileSigner
 from wardround.privacy.joining import coordinator_fingerprint
 from wardround.server import config, guard
@@ -143,7 +142,7 @@ def approve(
         out.print(f"{site} ({waiting.organisation}) shows  [bold]{waiting.fingerprint}[/]")
         if not yes and not typer.confirm("Did the site read you this fingerprint by phone?"):
             raise typer.Exit(1)
-        desk.enrolment.approve(site, desk.actor(getpass.getuser()))
+        desk.enrolment.approve(site, desk.actor(commands.operator()))
     out.print(f"{site} is enrolled and in the log.")
 
 
@@ -167,7 +166,7 @@ def revoke(
             raise ServerError(f"{compromised_since!r} is not a day like 2026-05-31") from None
         since = int(day.timestamp() * 1000)
     with Desk.open(config.load(home)) as desk:
-        desk.enrolment.revoke(site, reason, desk.actor(getpass.getuser()), since)
+        desk.enrolment.revoke(site, reason, desk.actor(commands.operator()), since)
     out.print(f"The keys of {site} are void from its next request on.")
 
 
@@ -215,19 +214,4 @@ def _fingerprint(home: config.Home) -> str:
 def main() -> None:
     """Run the command line; a person's mistake ends in one line and exit code 1."""
     guard.install()
-    try:
-        app()
-    except WardroundError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            Text.assemble(("error: ", "bold red"), str(error))
-        )
-        sys.exit(1)
-    except OSError as error:  # a folder that is not there, a disk that is full
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            Text.assemble(
-                ("error: ", "bold red"), f"{error.filename or 'system'}: {error.strerror}"
-            )
-        )
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    commands.run(app)

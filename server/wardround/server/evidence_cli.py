@@ -1,6 +1,5 @@
 """`wardround-coordinator report` and `bundle`: what leaves the coordinator as evidence."""
 
-import getpass
 import hashlib
 import tempfile
 import time
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console
 
 from wardround.privacy.bundle import Bundle
+from wardround.privacy.commands import operator
 from wardround.privacy.events import Export
 from wardround.privacy.federation import RunState
 from wardround.privacy.verify import Policy, verify, write_policy
@@ -143,7 +143,7 @@ def _write_bundle(desk: Desk, state: RunState, path: Path, wait: int) -> int:
 def _log_export(desk: Desk, what: str, form: str, path: Path, run: str) -> None:
     data = path.read_bytes()
     event = Export(what, form, hashlib.sha256(data).hexdigest(), len(data), run, "")
-    desk.log.append([event], actor=desk.actor(getpass.getuser()))
+    desk.log.append([event], actor=desk.actor(operator()))
 
 
 def _pins(paths: list[Path]) -> list[bytes]:

@@ -3,7 +3,6 @@
 Exit codes: 0 done; 1 it did not work, the last line says why and what to do; 2 wrong usage.
 """
 
-import getpass
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from wardround.privacy.commands import operator
 from wardround.privacy.errors import MalformedData
 from wardround.privacy.events import Event, Export, RunStart, from_leaf
 from wardround.privacy.exports import fhir_lines, siem_lines
@@ -68,7 +68,7 @@ def export(
             (line for index, leaf in chosen for line in lines([leaf], desk.log.origin, index)),
         )
         event = Export("log", form.value, digest, length, "", "")
-        desk.log.append([event], actor=desk.actor(getpass.getuser()))
+        desk.log.append([event], actor=desk.actor(operator()))
     out.print(f"{output}: {count} of {size} log entries", soft_wrap=True)
 
 

@@ -1,12 +1,12 @@
 """`wardround-coordinator recover`: the way forward after a restore from an old backup."""
 
-import getpass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from wardround.privacy.commands import operator
 from wardround.privacy.log_copy import read_log_copy
 from wardround.server import config
 from wardround.server.desk import Desk
@@ -32,7 +32,7 @@ def recover(
     """
     found = read_log_copy(copy)
     with Desk.open(config.load(home)) as desk:
-        desk.actor(getpass.getuser())
+        desk.actor(operator())
         size = desk.log.size()
         if size >= len(found.leaves):
             raise LogDamaged(

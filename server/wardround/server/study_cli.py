@@ -1,6 +1,5 @@
 """`wardround-coordinator study`: create, show, list, start, watch, stop; the model at the end."""
 
-import getpass
 import json
 import sys
 import time
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from wardround.privacy.commands import operator
 from wardround.privacy.errors import PlanInvalid
 from wardround.privacy.model import unflatten
 from wardround.privacy.plan import StudyPlan
@@ -45,7 +45,7 @@ def create(
     except (OSError, UnicodeDecodeError):
         raise PlanInvalid(f"cannot read {plan_file}; give the plan's TOML file") from None
     with Desk.open(config.load(home)) as desk:
-        desk.studies.create(plan, desk.signer, desk.actor(getpass.getuser()))
+        desk.studies.create(plan, desk.signer, desk.actor(operator()))
     out.print(f"Study {plan.study.id} is put before {', '.join(plan.participants.sites)}")
     out.print(f"  plan digest  [bold]{plan.digest()}[/]")
     out.print(f"Next, at each site: wardround-site study review {plan.study.id}")
