@@ -206,7 +206,7 @@ def test_statement_in_the_sites_name_by_a_stolen_key_is_found(small: Any) -> Non
     """Someone with the site's identity key states something behind the site's back."""
     thief, victim = small.members["a"], small.members["b"]
     with session(victim.witness.engine) as database:
-        database.execute(text("DELETE FROM witness_statement WHERE sequence = 2"))
+        database.execute(text("DELETE FROM witness_statement WHERE sequence = 3"))
     report = build_site_report(victim.witness, None, START, END)
     assert [problem.value for problem in report.chain.problems] == [
         "the log holds a statement of this site that it did not make"

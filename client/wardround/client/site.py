@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from wardround.client import policy
 from wardround.client.config import Home, Pins
 from wardround.client.database import open_database, session
+from wardround.client.deidentification import deidentification
 from wardround.client.errors import ClientError, ProofStale, Refused
 from wardround.client.ledger import Ledger
 from wardround.client.link import HttpLink, Link
@@ -168,15 +169,18 @@ class Site:
     def approve(self, name: str, approver: str) -> StudyPlan:
         """Approve the newest plan of a study: policy checked, budgets set, statement signed.
 
-        The statement goes out with the next `sync`. Raises Refused when the policy or the data
-        do not admit it.
+        The statement goes out with the next `sync`, and before it, once, what was done to
+        de-identify the data. Raises Refused when the policy or the data do not admit the plan.
         """
         state, plan = self.study(name)
         admission, cohort = self.check_plan(plan)
+        prepared = deidentification(self.home.folder, cohort)
         rules = self.policy()
         self._set_budgets(plan, cohort.pseudonym, rules)
         self.check_budget(plan, cohort.pseudonym)
         self._decide(state, "approved", "", admission.data)
+        if prepared is not None and not self.witness.said(prepared):
+            self.witness.statement(prepared)
         self.witness.statement(
             Approval(
                 study=name,

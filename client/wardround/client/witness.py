@@ -113,6 +113,12 @@ class Witness:
             for event in events
         )
 
+    def said(self, event: Event) -> bool:
+        """Whether this site has signed this very event before."""
+        query = select(StatementRow.envelope).where(StatementRow.kind == event.kind)
+        with session(self.engine) as database:
+            return any(_event(row) == event for row in database.scalars(query))
+
     def pending(self) -> tuple[Envelope, ...]:
         """Return the statements without a receipt, in order: what has to be sent (again)."""
         query = select(StatementRow.envelope).where(StatementRow.log_index.is_(None))

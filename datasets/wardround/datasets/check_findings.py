@@ -75,6 +75,11 @@ CATALOGUE: dict[str, tuple[Level, str, str]] = {
         "very few patients",
         "privacy noise will outweigh what so few can teach; evaluation figures will be coarse",
     ),
+    "not-deidentified": (
+        _WARN,
+        "images that the de-identification run beside them did not write",
+        "run data deidentify on all of them; until then no statement says they are de-identified",
+    ),
     "no-held-out": (_WARN, "nothing could be held out for evaluation", "add patients"),
 }
 

@@ -6,8 +6,9 @@
 
 In the site's home, `datasets/<name>/` holds `manifest.jsonl` (hashes and pseudonyms),
 `files.jsonl` (where the files are: mode 0600, never leaves), for a table its schema and scaling,
-and `scan.jsonl`, from which an interrupted scan goes on. The files stay where they are; each is
-compared with its hash whenever it is read.
+for images the report of the de-identifier that wrote them, if one did, and `scan.jsonl`, from which
+an interrupted scan goes on. The files stay where they are; each is compared with its hash whenever
+it is read.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import hashlib
 import os
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from wardround.datasets import cohort_image, nifti
 from wardround.datasets.check import Prepared, prepare
 from wardround.datasets.check_findings import Finding, counts
 from wardround.datasets.cohort_options import Options
+from wardround.datasets.deidentified import RECORD, Deidentified, report_digest
 from wardround.datasets.errors import CohortInvalid, DataError, FileRefused
 from wardround.datasets.manifest import Entry, Manifest, Part, load_manifest, pseudonym
 from wardround.datasets.scan import Paths, Progress
@@ -227,10 +229,15 @@ def add(
     prepared = prepare(
         source, kind, options, key=key, state=folder / SCAN, workers=workers, progress=progress
     )
-    cohort = _cohort(name, _budget_name(home, name, prepared, key), source, options, prepared)
+    report, prepared = _deidentified(source, prepared)
+    digest = report_digest(report) if report else ""
+    budget = _budget_name(home, name, prepared, key)
+    cohort = _cohort(name, budget, source, options, prepared, digest)
     if cohort.schema is not None and cohort.scaler is not None:
         _write(folder / SCHEMA, prepared.schema.encode())
         _write(folder / SCALING, cohort.scaler.to_bytes())
+    if report:
+        _write(folder / RECORD, canonical.dumps(report))
     _write(folder / FILES, _files(source, prepared))
     _write(folder / MANIFEST, cohort.manifest.to_bytes())  # last: with it the data set exists
     return cohort
@@ -251,10 +258,33 @@ def look(
     options = options or Options()
     key = secrets.token_bytes(32)
     prepared = prepare(source, kind, options, key=key, workers=workers, progress=progress)
+    _, prepared = _deidentified(source, prepared)
     return _cohort("", "", source, options, prepared)
 
 
-def _cohort(name: str, budget: str, source: Path, options: Options, prepared: Prepared) -> Cohort:
+def _deidentified(
+    source: Path, prepared: Prepared
+) -> tuple[Mapping[str, canonical.Json] | None, Prepared]:
+    """Return the report of the run that made every image here, None when no run made all."""
+    record = Deidentified.beside(source) if prepared.places else None
+    if record is None:
+        return None, prepared
+    foreign = record.foreign(source, (paths[0] for paths in prepared.places.values()))
+    if not foreign:
+        return record.report, prepared
+    detail = f"{foreign} of {len(prepared.places)}"
+    finding = Finding("not-deidentified", detail)
+    return None, dataclasses.replace(prepared, findings=(*prepared.findings, finding))
+
+
+def _cohort(
+    name: str,
+    budget: str,
+    source: Path,
+    options: Options,
+    prepared: Prepared,
+    deidentification: str = "",
+) -> Cohort:
     manifest = Manifest(
         name=name,
         kind=prepared.kind,
@@ -263,6 +293,7 @@ def _cohort(name: str, budget: str, source: Path, options: Options, prepared: Pr
         options=options.kept(),
         findings=tuple(counts(prepared.findings).items()),
         entries=prepared.entries,
+        deidentification=deidentification,
     )
     schema = Schema.from_toml(prepared.schema) if prepared.schema else None
     scaler = None

@@ -297,6 +297,8 @@ def _show_summary(cohort: Cohort) -> None:
     if cohort.pseudonym:
         table.add_row("in the log as", cohort.pseudonym)
         table.add_row("manifest", cohort.digest())
+        if cohort.kind != "tabular":
+            table.add_row("de-identified", cohort.manifest.deidentification or "no statement")
     out.print(table)
 
 

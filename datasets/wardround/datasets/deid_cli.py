@@ -71,7 +71,8 @@ def deidentify(
     """De-identify a folder of DICOM files (PS3.15 Annex E), originals untouched.
 
     Results are named by their new SOP Instance UID. Files that cannot be made safe are set aside:
-    nothing of them is written, the report lists them by SHA-256 and reason.
+    nothing of them is written, the report lists them by SHA-256 and reason. A record of the run is
+    left with the results, for `data add` to find.
 
     Exit codes: 0 the run is complete (files set aside included), 1 it could not be done,
     2 wrong usage.
@@ -79,6 +80,7 @@ def deidentify(
     errors = Console(stderr=True)
     try:
         run = _run(source, output, profile, key, jobs, errors)
+        _record(run, output)
         if report is not None:
             _write(report, json.dumps(run.report.to_json(), indent=2, sort_keys=True) + "\n")
         if map_file is not None:
@@ -150,6 +152,13 @@ def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total, visible=late)
 
         yield on_file
+
+
+def _record(run: "Run", output: Path) -> None:
+    from wardround.datasets.deidentified import RECORD, Deidentified
+
+    written = dict.fromkeys(done.output for done in run.files if done.output is not None)
+    _write(output / RECORD, Deidentified.of(run.report.to_json(), written).to_bytes().decode())
 
 
 def _map_rows(run: "Run") -> str:

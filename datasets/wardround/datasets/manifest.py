@@ -81,7 +81,8 @@ class Entry:
 class Manifest:
     """The whole manifest. `pseudonym` names the data set in ledger and log; `options` are texts.
 
-    `findings` counts what was wrong when it was made, by code.
+    `findings` counts what was wrong when it was made, by code. `deidentification` is the digest of
+    the report of the de-identifier that made every image, "" when none or another did.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Manifest:
     options: tuple[tuple[str, str], ...]
     findings: tuple[tuple[str, int], ...]
     entries: tuple[Entry, ...] = field(repr=False)
+    deidentification: str = ""
 
     def lines(self) -> bytes:
         """Return the canonical lines of all entries, each ended by a line feed."""
@@ -98,19 +100,20 @@ class Manifest:
 
     def header(self) -> bytes:
         """Return the canonical header line: everything but the entries, and their digest."""
-        return canonical.dumps(
-            {
-                "format": FORMAT,
-                "name": self.name,
-                "kind": self.kind,
-                "pseudonym": self.pseudonym,
-                "classes": list(self.classes),
-                "options": dict(self.options),
-                "findings": dict(self.findings),
-                "samples": len(self.entries),
-                "entries": hashlib.sha256(self.lines()).hexdigest(),
-            }
-        )
+        header: dict[str, canonical.Json] = {
+            "format": FORMAT,
+            "name": self.name,
+            "kind": self.kind,
+            "pseudonym": self.pseudonym,
+            "classes": list(self.classes),
+            "options": dict(self.options),
+            "findings": dict(self.findings),
+            "samples": len(self.entries),
+            "entries": hashlib.sha256(self.lines()).hexdigest(),
+        }
+        if self.deidentification:
+            header["deidentification"] = self.deidentification
+        return canonical.dumps(header)
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) that names this exact manifest: of its header."""
@@ -175,4 +178,5 @@ def _manifest(header: Mapping[str, canonical.Json], entries: tuple[Entry, ...]) 
         options=tuple(sorted((key, str(value)) for key, value in options.items())),
         findings=tuple(sorted((key, n) for key, n in findings.items() if isinstance(n, int))),
         entries=entries,
+        deidentification=str(header.get("deidentification", "")),
     )

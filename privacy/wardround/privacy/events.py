@@ -394,15 +394,22 @@ class PrivacySpend(Event):
 
 @dataclass(frozen=True, slots=True)
 class Deidentification(Event):
-    """A data set was de-identified at the site before use."""
+    """A data set was de-identified at the site before it was approved for a study.
+
+    `manifest_digest` names the data set's files, `report_digest` the report of the run that wrote
+    them (its canonical JSON), which the site keeps. `counts` are those of the report: `files_seen`,
+    `files_written`, `duplicates` and `quarantined` files, then actions and reasons.
+    """
 
     kind = "deidentification"
     signed = True
     dataset: Name
     profile: Name
     profile_version: Name
+    options: tuple[Name, ...]
     manifest_digest: Hex32
-    counts: tuple[Counter, ...]  # such as images, patients, elements_removed, rejected
+    report_digest: Hex32
+    counts: tuple[Counter, ...]
     notes: Line
 
 

@@ -1,6 +1,7 @@
 """Whole folders: names of outputs, the map, the report, resuming, two files with one UID."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -65,14 +66,19 @@ def test_the_command_works_alone_and_names_nobody(folder, tmp_path, invoke):
     )
     assert result.exit_code == 0, result.output
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    files = sorted(output.iterdir())
+    files = sorted(output.glob("*.dcm"))
     assert len(files) == 3
+    record = (output / "deidentification.json").read_text()
+    assert sorted(json.loads(record)["files"]) == sorted(
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    )
     for path in files:
         assert path.stem == dcmread(path).SOPInstanceUID
         assert dcmread(path).file_meta.MediaStorageSOPInstanceUID == path.stem
     text = report.read_text()
     for word in (NAME, "3680043", "MRN", ".dcm", "notes", str(tmp_path), "2.25."):
         assert word not in text
+        assert word not in record
         assert word not in result.stdout
     counted = json.loads(text)
     assert counted["files"] == {"seen": 6, "passed": 3, "duplicates": 0, "quarantined": 3}

@@ -16,6 +16,7 @@ from wardround.privacy.events import (
     Aggregated,
     Approval,
     Counter,
+    Deidentification,
     Dropped,
     Enrol,
     Event,
@@ -174,7 +175,14 @@ class Study:
                 "patient", "add-remove", "1.0", "1.1", "0.05", "8", DELTA, False, 3, 1, 3,
             )
         )  # fmt: skip
+        counts = (("files_seen", 12), ("files_written", 10), ("duplicates", 0), ("quarantined", 2))
         for member in self.members.values():
+            member.witness.statement(
+                Deidentification(
+                    "cohort-1", "DICOM PS3.15 Basic Profile", "2024b", (), "c" * 64, "d" * 64,
+                    tuple(Counter(*count) for count in counts), "",
+                )
+            )  # fmt: skip
             member.witness.statement(
                 Approval("study-1", PLAN, "officer-9", ("cohort-1",), "8", DELTA, "", "", "")
             )

@@ -18,6 +18,8 @@ from wardround.privacy.bundle import Bundle
 from wardround.privacy.errors import BundleInvalid, PolicyInvalid
 from wardround.privacy.events import (
     Access,
+    Counter,
+    Deidentification,
     PrivacySpend,
     Revoke,
     Update,
@@ -417,6 +419,32 @@ def test_a_ledger_that_is_not_monotone(
     event = forger.leaf(at).event
     forger.restate(at, replace(event, **changes))  # type: ignore[arg-type]  # fields by name
     assert found(forger.rederive().seal().verify(tmp_path), "ledger", at)
+
+
+@pytest.mark.parametrize(
+    ("written", "aside", "wrong"), [(10, 2, False), (12, 0, False), (11, 2, True), (10, 1, True)]
+)
+def test_deidentified_files_that_do_not_add_up(
+    forger: Forger, tmp_path: Path, written: int, aside: int, wrong: bool
+) -> None:
+    at = forger.find("deidentification", "b")
+    counts = (("files_seen", 12), ("files_written", written), ("quarantined", aside))
+    event = forger.leaf(at).event
+    assert isinstance(event, Deidentification)
+    forger.restate(at, replace(event, counts=tuple(Counter(*count) for count in counts)))
+    assert found(forger.rederive().seal().verify(tmp_path), "deidentification", at) is wrong
+
+
+def test_another_report_on_the_same_files(forger: Forger, tmp_path: Path) -> None:
+    """The site says a second time where the files of one manifest come from, and says otherwise."""
+    at = forger.find("deidentification", "b")
+    leaf = forger.leaf(at)
+    assert isinstance(leaf.event, Deidentification)
+    assert leaf.statement is not None
+    body = Body(replace(leaf.event, report_digest="e" * 64).to_json())
+    envelope = sign(replace(leaf.statement, event=body), forger.study.members["b"].identity)
+    forger.leaves.insert(at + 1, statement_leaf(envelope, leaf.ts_ms))
+    assert found(forger.rederive().seal().verify(tmp_path), "deidentification", at + 1)
 
 
 def test_a_statement_by_a_revoked_key(forger: Forger, tmp_path: Path) -> None:

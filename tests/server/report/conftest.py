@@ -278,10 +278,15 @@ def write_run(unit: str = "patient", **texts: str) -> tuple[list[bytes], RunMake
         log.sign(
             site,
             events.Deidentification(
-                "ds-51f0", "dicom-basic", "2026a", digest(f"manifest{site}"),
+                "ds-51f0", "DICOM PS3.15 Basic Profile", "2024b", ("retain_modified_dates",),
+                digest(f"manifest{site}"), digest(f"report{site}"),
                 tuple(
                     events.Counter(name, value)
-                    for name, value in (("images", 2140), ("patients", 1480), ("rejected", 12))
+                    for name, value in (
+                        ("files_seen", 2152), ("files_written", 2140), ("duplicates", 0),
+                        ("quarantined", 12), ("emptied", 41_730), ("uids_replaced", 8560),
+                        ("quarantined_burned_in_pixels", 12),
+                    )
                 ),
                 texts.get("notes", "Faces do not occur in this kind of image"),
             ),

@@ -44,6 +44,7 @@ def build_site_report(
     sources = read_sources(witness)
     said = [one for one in sources.said if since <= one.statement.time_ms < until]
     position = witness.position()
+    accounts = account_facts(ledger, since, until) if ledger else ()
     return model.SiteReport(
         site=Marked(witness.site, Source.SITE),
         organisation=_organisation(sources),
@@ -62,7 +63,7 @@ def build_site_report(
         runs=tuple(_runs(witness, sources, since, until)),
         egress=tuple(map(_egress, said)),
         chain=check_chain(witness, sources),
-        accounts=account_facts(ledger, since, until) if ledger else (),
+        accounts=accounts,
         checkpoints=_checkpoints(sources, since, until),
         refused=tuple(
             model.RefusedFacts(Marked(at_ms, Source.SITE), Marked(reason, Source.SITE))
@@ -70,6 +71,7 @@ def build_site_report(
             if since <= at_ms < until
         ),
         data=tuple(_data(said)),
+        unstated=tuple(_unstated(sources, accounts)),
         outside=OUTSIDE,
     )
 
@@ -190,6 +192,12 @@ def _checkpoints(sources: Sources, since: int, until: int) -> model.CheckpointFa
     )
 
 
+def _unstated(sources: Sources, accounts: tuple[model.AccountFacts, ...]) -> Iterator[Marked[str]]:
+    stated = {s.event.dataset for s in sources.said if isinstance(s.event, Deidentification)}
+    for name in sorted({account.dataset.value for account in accounts} - stated):
+        yield Marked(name, Source.SITE)
+
+
 def _data(said: list[Said]) -> Iterator[model.DataFacts]:
     for one in said:
         event = one.event
@@ -197,7 +205,9 @@ def _data(said: list[Said]) -> Iterator[model.DataFacts]:
             yield model.DataFacts(
                 dataset=one.mark(event.dataset),
                 profile=one.mark(f"{event.profile} {event.profile_version}"),
+                options=one.mark(event.options),
                 manifest=one.mark(event.manifest_digest),
+                report=one.mark(event.report_digest),
                 counts=tuple((count.name, one.mark(count.value)) for count in event.counts),
                 at_ms=one.mark(one.statement.time_ms),
             )

@@ -142,14 +142,20 @@ class DataFacts:
 
     dataset: Text
     profile: Text
+    options: Marked[tuple[str, ...]]
     manifest: Text
+    report: Text
     counts: tuple[tuple[str, Whole], ...]
     at_ms: Whole
 
 
 @dataclass(frozen=True, slots=True)
 class SiteReport:
-    """The whole report of one site over [start_ms, end_ms)."""
+    """The whole report of one site over [start_ms, end_ms).
+
+    `unstated` are the data sets with a budget on whose de-identification the site never said
+    anything.
+    """
 
     site: Text
     organisation: Text
@@ -166,4 +172,5 @@ class SiteReport:
     checkpoints: CheckpointFacts
     refused: tuple[RefusedFacts, ...]
     data: tuple[DataFacts, ...]
+    unstated: tuple[Text, ...]
     outside: tuple[str, ...]

@@ -27,7 +27,7 @@ from wardround.privacy.presentation.document import (
 )
 from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.svg import nice_top
-from wardround.privacy.presentation.wording import epsilon, grouped, or_dash
+from wardround.privacy.presentation.wording import epsilon, grouped, or_dash, tally
 
 
 def over_budget(report: SiteReport) -> list[str]:
@@ -260,29 +260,36 @@ def keys_section(report: SiteReport) -> Section:
 
 
 def data_section(report: SiteReport) -> Section:
-    """Return the de-identification statements of the period."""
+    """Return the de-identification statements of the period, and what they are evidence of."""
+    dash = Cell("–")
     table = Table(
         "De-identification stated in the period",
-        columns("When", "Data set", "Profile", "Counts", "Manifest digest"),
+        columns("When", "Data set", "Profile", "Options", "Counts", "Report", "Manifest"),
         tuple(
             (
                 cell(d.at_ms, moment),
                 cell(d.dataset),
                 cell(d.profile),
-                Cell(
-                    ", ".join(
-                        f"{name.replace('_', ' ')} {grouped(n.value)}" for name, n in d.counts
-                    ),
-                    Source.SITE,
-                    d.dataset.entries,
-                ),
+                cell(d.options, lambda names: ", ".join(names).replace("_", " ") or "none"),
+                Cell(tally(d.counts), Source.SITE, d.dataset.entries),
+                code(d.report),
                 code(d.manifest),
             )
             for d in report.data
+        )
+        + tuple(
+            (dash, cell(name), Cell("no de-identification statement", Source.VERIFIED), *[dash] * 4)
+            for name in report.unstated
         ),
-        "None in this period.",
+        "No de-identification statement was made in this period.",
     )
-    return Section("data", "Data preparation", (table,))
+    meaning = words(
+        "A statement is evidence of the profile and options that this site's software applied, and "
+        "of what it counted; report and manifest are named by their SHA-256 and kept here. It is "
+        "not evidence that nobody can be recognised in the data. A data set of tables, or of "
+        "images made by another tool, has no statement."
+    )
+    return Section("data", "Data preparation", (table, meaning))
 
 
 def limits_section(report: SiteReport) -> Section:

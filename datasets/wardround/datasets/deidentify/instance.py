@@ -13,7 +13,7 @@ from wardround.datasets.deidentify.actions import PIXELS, Walk, clean_dataset
 from wardround.datasets.deidentify.blanking import blank
 from wardround.datasets.deidentify.frames import check_size, has_pixels, tidy_pixels
 from wardround.datasets.deidentify.gate import check_header, check_pixels
-from wardround.datasets.deidentify.profile import Profile
+from wardround.datasets.deidentify.profile import EDITION, Profile
 from wardround.datasets.deidentify.pseudonyms import Pseudonyms
 from wardround.datasets.deidentify.reading import Content, parse, quiet
 from wardround.datasets.deidentify.table import Option
@@ -139,7 +139,7 @@ def _remember_meta(dataset: FileDataset, walk: Walk) -> None:
 def _mark(dataset: Dataset, profile: Profile) -> None:
     """Say in the file what was done to it (PS3.15 section E.1.1, PS3.3 section C.7.1.1)."""
     dataset.PatientIdentityRemoved = "YES"
-    dataset.DeidentificationMethod = "Wardround: DICOM PS3.15 Annex E, table of 2024b"
+    dataset.DeidentificationMethod = f"Wardround: DICOM PS3.15 Annex E, table of {EDITION}"
     items = []
     for code, meaning in profile.methods():
         item = Dataset()

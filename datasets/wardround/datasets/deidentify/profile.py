@@ -27,6 +27,7 @@ METHODS = {
     Option.SAFE_PRIVATE: ("113111", "Retain Safe Private Option"),
     Option.INSTITUTION: ("113112", "Retain Institution Identity Option"),
 }
+EDITION = "2024b"  # of PS3.15, whose table E.1-1 stands in annex_e.txt
 _MIB = 1 << 20
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wardround.datasets.deidentify.profile import Profile
+from wardround.datasets.deidentify.profile import EDITION, Profile
 from wardround.datasets.deidentify.reasons import REASONS
 from wardround.privacy import canonical
 
@@ -64,6 +64,7 @@ class Report:
         """Return the canonical-JSON object: whole numbers and fixed words only."""
         return {
             "format": FORMAT,
+            "edition": EDITION,
             "profile": self.profile.to_json(),
             "profile_digest": self.profile.digest(),
             "methods": [

@@ -41,6 +41,7 @@ CHECKS = {
     "model": "a round does not start from the model the one before led to",
     "closing": "a site's closing statement is missing or contradicts the log",
     "run": "a run has no end",
+    "deidentification": "a statement on de-identified data contradicts itself or another",
     "ledger": "a privacy ledger goes back, jumps or overruns its budget",
     "spend": "a site sent an update and no privacy spend",
     "blob": "a retained ciphertext is not the one that was logged",

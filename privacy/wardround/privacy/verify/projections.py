@@ -13,6 +13,7 @@ from wardround.privacy.events import (
     Aggregated,
     Approval,
     Closing,
+    Deidentification,
     Enrol,
     Export,
     Fault,
@@ -45,6 +46,7 @@ class Projection:
     rounds: dict[str, dict[str, Json]] = field(default_factory=_table)
     updates: dict[str, dict[str, Json]] = field(default_factory=_table)
     spends: dict[str, dict[str, Json]] = field(default_factory=_table)
+    data: dict[str, dict[str, Json]] = field(default_factory=_table)
     access: Counter[str] = field(default_factory=Counter)
 
     def add(self, index: int, leaf: Leaf) -> None:
@@ -132,6 +134,13 @@ class Projection:
                     "ledger_sequence": event.ledger_sequence,
                     "entry": index,
                 }
+            case Deidentification():
+                self.data[f"{leaf.site}/{event.dataset}"] = {
+                    "profile": event.profile,
+                    "manifest_digest": event.manifest_digest,
+                    "report_digest": event.report_digest,
+                    "entry": index,
+                }
             case Fault() | Export():
                 row = self.runs.setdefault(event.run, {}) if event.run else None
                 if row is not None:
@@ -142,7 +151,7 @@ class Projection:
 
     def to_json(self) -> dict[str, Json]:
         """Return all tables as one canonical object."""
-        return {
+        tables: dict[str, Json] = {
             "kinds": dict(self.kinds),
             "sites": dict(self.sites),
             "studies": dict(self.studies),
@@ -152,6 +161,9 @@ class Projection:
             "spends": dict(self.spends),
             "access": dict(self.access),
         }
+        if self.data:  # a bundle of before such statements has no such table
+            tables["data"] = dict(self.data)
+        return tables
 
 
 def columns(index: int, leaf: Leaf) -> bytes:

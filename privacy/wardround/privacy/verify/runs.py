@@ -7,6 +7,7 @@ from wardround.privacy.events import (
     Aggregated,
     Approval,
     Closing,
+    Deidentification,
     KeyBookMade,
     Leaf,
     PrivacySpend,
@@ -27,7 +28,7 @@ LEDGER_SLACK = Decimal("0.99")
 _InRound = RoundStart | Update | Survivors | RecoveryShare | Aggregated | RoundEnd
 
 _RULED = {
-    StudyPlanned, Approval, RunStart, KeyBookMade, PrivacySpend, Closing, RunEnd,
+    StudyPlanned, Approval, Deidentification, RunStart, KeyBookMade, PrivacySpend, Closing, RunEnd,
     RoundStart, Update, Survivors, RecoveryShare, Aggregated, RoundEnd,
 }  # fmt: skip
 
@@ -89,6 +90,7 @@ class Runs:
     opened: list[Opened] = field(default_factory=list)
     closings: list[tuple[int, str, Closing]] = field(default_factory=list)
     spends: list[tuple[int, str, PrivacySpend]] = field(default_factory=list)
+    _reports: dict[tuple[str, str], str] = field(default_factory=dict)
     _ledgers: dict[str, int] = field(default_factory=dict)
     _spent: dict[tuple[str, str, str], Decimal] = field(default_factory=dict)
 
@@ -102,6 +104,8 @@ class Runs:
                 self.plans[event.plan_digest] = event.study
             case Approval():
                 self.approvals.add((leaf.site, event.plan_digest))
+            case Deidentification():
+                self._deidentified(index, leaf.site, event)
             case RunStart():
                 self._start(index, event)
             case KeyBookMade():
@@ -287,6 +291,20 @@ class Runs:
             if update.context != context:
                 self.findings.add("round", index, f"context {update.context}", context)
             break
+
+    def _deidentified(self, index: int, site: str, event: Deidentification) -> None:
+        """Every file seen has one outcome, and the same files come from the same run."""
+        counts = {count.name: count.value for count in event.counts}
+        seen = counts.get("files_seen", 0)
+        told = sum(counts.get(n, 0) for n in ("files_written", "duplicates", "quarantined"))
+        if seen != told or len(counts) != len(event.counts):
+            self.findings.add(
+                "deidentification", index, f"an outcome for {seen} files", f"for {told}"
+            )
+        key = site, event.manifest_digest
+        report = self._reports.setdefault(key, event.report_digest)
+        if report != event.report_digest:
+            self.findings.add("deidentification", index, f"report {report}", event.report_digest)
 
     def _spend(self, index: int, site: str, event: PrivacySpend) -> None:
         before, after = Decimal(event.epsilon_before), Decimal(event.epsilon_after)

@@ -49,7 +49,9 @@ def build_report(
     updates = _updates(reading, run)
     present = participation(rounds, start.event.participants, _refused_rounds(reading, run))
     spends = spend_facts(reading, run, verification)
+    approvals = tuple(_approvals(reading, start))
     datasets = {spend.dataset.value for spend in spends}
+    datasets |= {name for one in approvals for name in one.datasets.value}
     return model.RunReport(
         run=start.mark(run),
         outcome=end.mark(end.event.outcome) if end else start.mark("not ended"),
@@ -63,7 +65,7 @@ def build_report(
         colluders_covered=Marked(verification.colluders_covered, Source.VERIFIED),
         verification=verification,
         plan=plan,
-        approvals=tuple(_approvals(reading, start)),
+        approvals=approvals,
         refusals=tuple(_refusals(reading, start)),
         sites=tuple(_site(reading, start, site, present[site]) for site in present),
         rounds=rounds,
@@ -230,7 +232,9 @@ def _data(
                 site=noted.mark(noted.site),
                 dataset=noted.mark(event.dataset),
                 profile=noted.mark(f"{event.profile} {event.profile_version}"),
+                options=noted.mark(event.options),
                 manifest=noted.mark(event.manifest_digest),
+                report=noted.mark(event.report_digest),
                 counts=tuple((one.name, noted.mark(one.value)) for one in event.counts),
                 notes=noted.mark(event.notes),
             )

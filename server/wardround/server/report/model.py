@@ -207,12 +207,17 @@ class SpendFacts:
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
-    """De-identification of one data set, as its site states it."""
+    """De-identification of one data set, as its site states it.
+
+    `report` is the digest of the de-identifier's report, which the site keeps.
+    """
 
     site: Text
     dataset: Text
     profile: Text
+    options: Marked[tuple[str, ...]]
     manifest: Text
+    report: Text
     counts: tuple[tuple[str, Whole], ...]
     notes: Text
 

@@ -17,35 +17,90 @@ from wardround.privacy.presentation.document import (
     words,
 )
 from wardround.privacy.presentation.marks import Source
-from wardround.privacy.presentation.wording import attempt, counted, tally
+from wardround.privacy.presentation.wording import attempt, counted, grouped, or_dash, tally
 from wardround.privacy.verify.findings import CHECKS
 from wardround.server.report.gaps import Gap
 from wardround.server.report.model import RunReport
 
+FILE_COUNTS = ("files_seen", "files_written", "duplicates", "quarantined")
+
 
 def data_section(report: RunReport) -> Section:
-    """Return what the sites state about the preparation of their data."""
+    """Return what the sites state about the preparation of their data, and who states nothing."""
+    prepared = {(d.site.value, d.dataset.value) for d in report.data}
+    used = {(a.site.value, name) for a in report.approvals for name in a.datasets.value}
+    used |= {(s.site.value, s.dataset.value) for s in report.spends}
+    silent = Cell("no de-identification statement", Source.VERIFIED)
+    dash = Cell("–")
     stated = Table(
-        "De-identification, as the sites state it",
-        columns("Site", "Data set", "Profile", "Counts", "Remarks", "Manifest digest"),
+        "De-identification of the data sets of this run, as the sites state it",
+        columns(
+            "Site", "Data set", "Profile", "Options",
+            "#Files seen", "#Written", "#Duplicates", "#Set aside",
+        ),
         tuple(
             (
                 cell(d.site),
                 cell(d.dataset),
                 cell(d.profile),
-                Cell(tally(d.counts), Source.SITE, d.site.entries),
-                cell(d.notes),
+                cell(d.options, lambda names: ", ".join(names).replace("_", " ") or "none"),
+                *(
+                    number(dict(d.counts)[name], grouped) if name in dict(d.counts) else dash
+                    for name in FILE_COUNTS
+                ),
+            )
+            for d in report.data
+        )
+        + tuple(
+            (Cell(site, Source.COORDINATOR), Cell(dataset, Source.SITE), silent, *[dash] * 5)
+            for site, dataset in sorted(used - prepared)
+        ),
+        "No de-identification statement is in the log, and no data set is named.",
+    )  # fmt: skip
+    done = Table(
+        "What the de-identifier did, in attributes, and why it set files aside",
+        columns("Site", "Counts", "Remarks", "Report (digest)", "Manifest (digest)"),
+        tuple(
+            (
+                cell(d.site),
+                Cell(
+                    tally((name, n) for name, n in d.counts if name not in FILE_COUNTS) or "none",
+                    Source.SITE,
+                    d.site.entries,
+                ),
+                cell(d.notes, or_dash),
+                code(d.report),
                 code(d.manifest),
             )
             for d in report.data
         ),
-        "No de-identification statement is in the log for the data sets of this run.",
+        "No de-identification statement is in the log.",
     )
-    caution = words(
-        "The counts tell what the site's software did. They do not tell that nobody can be "
-        "recognised in the data, which never left the site."
+    reading = Facts(
+        (
+            (
+                "Evidence of",
+                (
+                    Cell(
+                        "which profile and options the site says its software applied to the files "
+                        "of this data set, and what it counted; the digests bind the site to one "
+                        "report and one list of files"
+                    ),
+                ),
+            ),
+            (
+                "Not evidence of",
+                (
+                    Cell(
+                        "that nobody can be recognised in the data, which never left the site; "
+                        "that the software missed nothing; that a data set without a statement "
+                        "holds identifiers"
+                    ),
+                ),
+            ),
+        )
     )
-    return Section("data", "Data preparation", (stated, caution))
+    return Section("data", "Data preparation", (stated, done, reading))
 
 
 def model_section(report: RunReport) -> Section:

@@ -1,0 +1,142 @@
+"""What a run of the de-identifier leaves beside its results, and what a data set keeps of it.
+
+The record in the output folder holds the run's report and the SHA-256 of each file it wrote. `data
+add` finds it there: when every image of the data set is one of those files, the data set keeps the
+report, and its manifest names the report's digest. Nothing has to be typed, and a picture that
+came from elsewhere is noticed. Neither file holds a name, a path or an identifier.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wardround.datasets.errors import CohortInvalid, DataError, FileRefused
+from wardround.datasets.scan_guard import MEBIBYTE, files_of, read_file
+from wardround.privacy import canonical
+from wardround.privacy.errors import MalformedData
+
+RECORD = "deidentification.json"
+FORMAT = "wardround/v1/deidentified-files"
+# That of `deidentify.report`; importing it would load pydicom for every command of the site.
+REPORT_FORMAT = "wardround/v1/deidentification-report"
+MAX_RECORD = 512 * MEBIBYTE
+MAX_FILE = 4096 * MEBIBYTE
+
+
+@dataclass(frozen=True, slots=True)
+class Deidentified:
+    """A run's report, as its own JSON object, and the hashes (hex) of the files it wrote."""
+
+    report: Mapping[str, canonical.Json]
+    files: frozenset[str] = field(repr=False)
+
+    @classmethod
+    def of(cls, report: Mapping[str, canonical.Json], outputs: Iterable[Path]) -> "Deidentified":
+        """Return the record of a run that wrote `outputs`, each read once more from the disk."""
+        hashes = set()
+        for path in outputs:
+            with path.open("rb") as file:
+                hashes.add(hashlib.file_digest(file, "sha256").hexdigest())
+        return cls(report, frozenset(hashes))
+
+    @classmethod
+    def beside(cls, folder: Path) -> "Deidentified | None":
+        """Return the record in `folder`, None when there is none. DataError when it is damaged."""
+        if not (folder / RECORD).is_file():
+            return None
+        try:
+            data = read_file(folder, RECORD, limit=MAX_RECORD)
+            value = canonical.loads_object(data, max_bytes=MAX_RECORD)
+            report, files = _object(value, "report"), value.get("files")
+            Summary.of(report)
+        except (FileRefused, MalformedData):
+            files = None
+        if not isinstance(files, list):
+            raise DataError(f"{RECORD} is damaged; run data deidentify again, or remove the file")
+        return cls(report, frozenset(str(item) for item in files))
+
+    def to_bytes(self) -> bytes:
+        """Return the record's file."""
+        return canonical.dumps(
+            {"format": FORMAT, "report": self.report, "files": sorted(self.files)}
+        )
+
+    def foreign(self, source: Path, images: Iterable[str]) -> int:
+        """Return how many of `images` (files below `source`, or folders of slices) it lacks."""
+        return sum(not self._wrote(source, image) for image in images)
+
+    def _wrote(self, source: Path, image: str) -> bool:
+        try:
+            folder = (source / image).is_dir()
+            parts = files_of(source, image) if folder else [image]
+            return bool(parts) and all(
+                hashlib.sha256(read_file(source, part, limit=MAX_FILE)).hexdigest() in self.files
+                for part in parts
+            )
+        except FileRefused:
+            return False
+
+
+def report_digest(report: Mapping[str, canonical.Json]) -> str:
+    """Return the SHA-256 (hex) of the report's canonical bytes.
+
+    Of a report written with `--report` it is what `jq -cjS . FILE | sha256sum` prints.
+    """
+    return hashlib.sha256(canonical.dumps(report)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a report says, flat: edition of the standard, options that were on, and its counts.
+
+    `counts` are `files_seen`, `files_written`, `duplicates` and `quarantined`, then each action,
+    then `quarantined_` and each reason.
+    """
+
+    edition: str
+    options: tuple[str, ...]
+    counts: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, report: Mapping[str, canonical.Json]) -> "Summary":
+        """Read a report; MalformedData when it is none."""
+        profile, files, actions, reasons = (
+            _object(report, name) for name in ("profile", "files", "actions", "reasons")
+        )
+        options = profile.get("options")
+        if report.get("format") != REPORT_FORMAT or not isinstance(options, list):
+            raise MalformedData("not a report of the de-identifier")
+        counts = [
+            ("files_seen", files.get("seen")),
+            ("files_written", files.get("passed")),
+            ("duplicates", files.get("duplicates")),
+            ("quarantined", files.get("quarantined")),
+            *sorted(actions.items()),
+            *((f"quarantined_{r}", _object(reasons, r).get("files")) for r in sorted(reasons)),
+        ]
+        whole = tuple((name, count) for name, count in counts if isinstance(count, int))
+        if len(whole) != len(counts):
+            raise MalformedData("a count of the report is not a number")
+        return cls(str(report.get("edition")), tuple(map(str, options)), whole)
+
+
+def kept_summary(folder: Path, digest: str) -> Summary:
+    """Return what the report says that the data set in `folder` keeps; its manifest names `digest`.
+
+    Raises CohortInvalid when it is gone or another.
+    """
+    try:
+        data = (folder / RECORD).read_bytes()
+        if hashlib.sha256(data).hexdigest() == digest:
+            return Summary.of(canonical.loads_object(data, max_bytes=MAX_RECORD))
+    except (OSError, MalformedData):
+        pass
+    raise CohortInvalid("the de-identification report was lost or changed; add the data again")
+
+
+def _object(value: Mapping[str, canonical.Json], name: str) -> Mapping[str, canonical.Json]:
+    found = value.get(name)
+    if not isinstance(found, Mapping):
+        raise MalformedData(f"the report has no {name}")
+    return found
