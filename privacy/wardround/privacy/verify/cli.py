@@ -56,6 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
                 replay=options.replay,
                 recompute_epsilon=options.recompute_epsilon,
                 every_signature=options.every_signature,
+                jobs=os.cpu_count() or 1,
             )
     except BundleInvalid as error:
         findings = Findings()
@@ -107,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         "--every-signature",
         action="store_true",
         help="check each signature: every statement's, not only the newest of a chain, and "
-        "the cosignatures of old checkpoints too",
+        "the cosignatures of old checkpoints too; on every core",
     )
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
     return parser

@@ -4,10 +4,20 @@ Each leaf is read strictly, hashed into the tree, compared with the database's c
 against the clock and its site's key and chain, and handed on to the rules of runs and to the
 summary. Memory is that of the summary, not of the log.
 
-A statement names the digest of the one before it, so one signature vouches for the content of
-every statement before it by the same key. The pass checks the newest of each key, and says so
-when that leaves any doubt (`doubt`): then it has to be run again with `every` signature checked,
-which tells where the fault is. Signatures are what takes the time in a long log.
+Signatures are what takes the time in a long log, and of a chain of statements one is enough. Each
+statement holds the SHA-256 of what the one before it signs, and the first holds `FIRST`; the pass
+checks every link, every sequence number and the signature of the newest statement by each key. If
+that one verifies, the site's key signed a text that names its predecessor, which names its own, and
+so on: to put another statement anywhere before it, with whatever signature, one would need two
+texts of one SHA-256, or the site's key, with which one can sign anything. Taken away from the
+front, the rest does not begin with `FIRST`; from the middle, a link is missing; from the end, what
+is left is a true but shorter chain, which signatures cannot show either (closing statements, pins
+and receipts do). What is not checked is whether the bytes in the signature field of an earlier
+statement would verify: they are no part of what anyone claims. A key is settled before it is
+replaced or revoked, so no statement waits for a signature by a later key.
+
+Where one of these fails there is `doubt`, and the pass has to be run again with `every` signature
+checked, which tells at which entry the fault is.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +34,7 @@ from wardround.privacy.verify.findings import Findings
 from wardround.privacy.verify.policy import Policy
 from wardround.privacy.verify.projections import Projection, columns
 from wardround.privacy.verify.runs import Runs
+from wardround.privacy.verify.signatures import Signatures
 
 
 @dataclass(slots=True)
@@ -36,7 +47,7 @@ class EntryPass:
     """
 
     policy: Policy
-    every: bool
+    every: Signatures | None
     findings: Findings = field(default_factory=Findings)
     doubt: bool = False
     tree: CompactRange = field(default_factory=CompactRange)
@@ -81,6 +92,10 @@ class EntryPass:
                 self.times[index + 1] = self._time
         for site in list(self._newest):
             self._settle(site)
+        for index in self.every.finish() if self.every is not None else ():
+            self.findings.add(
+                "signature", index, "a statement signed by the key of its site", "another signature"
+            )
 
     def _entry(self, index: int, leaf: Leaf) -> None:
         self._genesis(index, leaf)
@@ -136,11 +151,14 @@ class EntryPass:
 
     def _site(self, index: int, leaf: Leaf) -> None:
         event = leaf.event
+        state = self.ring.sites.get(leaf.site)
         try:
-            if self.every or isinstance(event, Enrol | Rotate | Revoke) or leaf.envelope is None:
+            if isinstance(event, Enrol | Rotate | Revoke) or leaf.envelope is None:
                 self._settle(leaf.site)
                 self.ring.admit(leaf)
             else:
+                if self.every is not None and state is not None:
+                    self.every.add(index, state.identity, leaf.envelope)
                 self.ring.admit(leaf, signature=False)
                 self._newest[leaf.site] = leaf.envelope, self.ring.sites[leaf.site].identity
         except ChainBroken as error:

@@ -23,6 +23,7 @@ from wardround.privacy.verify.findings import Findings, Verification
 from wardround.privacy.verify.policy import Policy
 from wardround.privacy.verify.receipts import SavedReceipt, check_receipts
 from wardround.privacy.verify.replay import Replay
+from wardround.privacy.verify.signatures import Signatures
 
 
 def verify(
@@ -34,15 +35,17 @@ def verify(
     replay: bool = False,
     recompute_epsilon: bool = False,
     every_signature: bool = False,
+    jobs: int = 1,
 ) -> Verification:
     """Check a bundle against the auditor's own policy, pins and receipts.
 
     Nothing in the bundle is believed. What is wrong or missing becomes a finding; the verdict
     is `status` of what is returned. Raises nothing for a bad bundle, only findings. Of each
     chain of statements the newest signature is checked, which vouches for all before it, and
-    cosignatures of the newest checkpoints; `every_signature` checks each.
+    cosignatures of the newest checkpoints; `every_signature` checks each, with up to `jobs`
+    processes (more than one asks for the guard `if __name__ == "__main__"` in the program).
     """
-    work = _Work(bundle, policy, replay, recompute_epsilon, every_signature)
+    work = _Work(bundle, policy, replay, recompute_epsilon, every_signature, jobs)
     try:
         return work.run(list(pins), list(receipts))
     except (BundleInvalid, MalformedData) as error:
@@ -58,6 +61,7 @@ class _Work:
     replay: bool
     recompute: bool
     every: bool
+    jobs: int
     findings: Findings = field(default_factory=Findings)
 
     def run(self, pins: list[bytes], receipts: list[SavedReceipt]) -> Verification:
@@ -115,9 +119,14 @@ class _Work:
             )
 
     def _entries(self, every: bool, wanted: dict[int, bytes], sizes: set[int]) -> EntryPass:
-        found = EntryPass(self.policy, every)
+        signatures = Signatures(self.jobs) if every else None
+        found = EntryPass(self.policy, signatures)
         found.runs.keep_opened, found.runs.keep_spends = self.replay, self.recompute
-        found.run(self._watched(wanted), self.bundle.lines(COLUMNS), sizes)
+        try:
+            found.run(self._watched(wanted), self.bundle.lines(COLUMNS), sizes)
+        finally:
+            if signatures is not None:
+                signatures.stop()
         return found
 
     def _watched(self, wanted: dict[int, bytes]) -> Iterator[bytes]:
