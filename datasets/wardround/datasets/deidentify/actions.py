@@ -4,51 +4,33 @@ Order of decision for an attribute: a rule of the standard's table and the optio
 else whether the standard knows the attribute at all (what it does not know goes); else its VR.
 """
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from wardround.datasets.deidentify import dates, text, values
+from wardround.datasets.deidentify import codes, dates, icc, text, values
 from wardround.datasets.deidentify.dummies import EMPTY_DOCUMENTS, dummy, removed_code
 from wardround.datasets.deidentify.privates import safe_privates
-from wardround.datasets.deidentify.profile import Profile
-from wardround.datasets.deidentify.pseudonyms import Pseudonyms
+from wardround.datasets.deidentify.scrub import remember, scrub
 from wardround.datasets.deidentify.table import (
-    BEYOND_THE_TABLE,
     FOREIGN_GROUPS,
+    MISPLACED_GROUPS,
     Option,
     attribute_type,
+    every_rule,
     resolve,
-    rules,
 )
+from wardround.datasets.deidentify.walk import PATIENT_ID, PATIENT_NAME, PIXELS, Walk
 from wardround.datasets.errors import Refused
 
-PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
-_PATIENT_NAME, _PATIENT_ID, _PATIENT_AGE = 0x00100010, 0x00100020, 0x00101010
 _DOCUMENT, _DOCUMENT_TYPE, _DOCUMENT_LENGTH = 0x00420011, 0x00420012, 0x00420015
-_TEXT_VALUE = 0x0040A160
+_TEXT_VALUE, _ICC_PROFILE = 0x0040A160, 0x00282000
+_CODE_VALUE, _SCHEME, _CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
 # All that a reference to another instance needs; a kept reference holds nothing else.
 _REFERENCE = frozenset({0x00081150, 0x00081155, 0x00081160, 0x0062000B, 0x00081162})
-
-
-# PS3.16 section 8: schemes that anybody can look up.
-_PUBLIC_SCHEMES = frozenset({"SCT", "SRT", "SNM3", "DCM", "LN", "RADLEX", "UCUM", "ICD10", "I10"})
-
-
-@dataclass(slots=True)
-class Walk:
-    """What one file's walk needs and gathers. `patient` is never shown."""
-
-    profile: Profile
-    pseudonyms: Pseudonyms = field(repr=False)
-    patient: str = field(repr=False)
-    sop_class: str
-    identity: text.Identity = field(default_factory=text.Identity, repr=False)
-    counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +51,7 @@ def clean_dataset(dataset: Dataset, walk: Walk) -> None:
     Raises Refused for what cannot be made safe.
     """
     _clean(dataset, walk, _Place())
-    _scrub(dataset, walk)
+    scrub(dataset, walk)
 
 
 def _clean(dataset: Dataset, walk: Walk, place: _Place) -> None:
@@ -91,51 +73,60 @@ def _clean(dataset: Dataset, walk: Walk, place: _Place) -> None:
                 walk.counts["private_kept"] += 1
             else:
                 _remove(dataset, element, walk, "private_removed")
-        elif tag.group in FOREIGN_GROUPS or tag.element == 0:
+        elif tag.group in MISPLACED_GROUPS or tag.element == 0:
             _remove(dataset, element, walk, "foreign_removed")
         elif tag.group >> 8 == 0x50 or (tag.group >> 8 == 0x60 and tag.group & 1 == 0):
             _remove(dataset, element, walk, "graphics_removed")
-        elif number in rules()[0]:
+        elif number in every_rule():
             _by_rule(dataset, element, walk, place)
-        elif number in BEYOND_THE_TABLE:
-            _remove(dataset, element, walk, "removed")
+        elif tag.group in FOREIGN_GROUPS:
+            _remove(dataset, element, walk, "foreign_removed")
         else:
             _without_rule(dataset, element, walk, place)
 
 
 def _by_rule(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
-    rule = rules()[0][int(element.tag)]
-    letters = {option: letter for option, letter in rule.options if option in walk.profile.options}
-    if "K" in letters.values():
-        _keep_by_option(dataset, element, walk, place)
-        return
-    if letters:
-        option = next(iter(letters))
-        if _clean_by_option(dataset, element, walk, place, option):
+    tag = int(element.tag)
+    # What does not fit its VR is not what an option meant to let stay.
+    if _fits(element):
+        if walk.keeps(tag):
+            _keep_by_option(element, walk, place)
             return
-    action = rule.basic
+        option = next((o for o, letter in walk.letters(tag).items() if letter == "C"), None)
+        if option and _clean_by_option(element, walk, place, option):
+            return
+    action = every_rule()[tag].basic
     if action == "X/Z/U*" and _keep_references(element, walk, place):
         return
     if "/" in action:
-        action = resolve(action, attribute_type(walk.sop_class, place.sequence, int(element.tag)))
+        action = resolve(action, attribute_type(walk.sop_class, place.sequence, tag))
     _ACTIONS[action](dataset, element, walk, place)
 
 
-def _keep_by_option(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+def _fits(element: DataElement) -> bool:
+    declared = values.declared_vrs(int(element.tag))
+    return values.fits(element.VR, declared) and values.well_formed(element)
+
+
+def _keep_by_option(element: DataElement, walk: Walk, place: _Place) -> None:
     walk.counts["kept_by_option"] += 1
     if element.VR == "SQ":
         _items(element, walk, place)
-    elif element.tag == _PATIENT_AGE:
+        return
+    texts = list(values.strings(element))
+    if element.VR == "AS":
         # Ages above 89 identify by themselves (45 CFR 164.514(b)(2)(i)(C)).
-        age = str(element.value or "")
-        if age[:3].isdigit() and age[3:4] == "Y" and int(age[:3]) > 89:
-            element.value = "090Y"
+        capped = [
+            "090Y" if age.strip()[3:] == "Y" and age.strip() > "089Y" else age for age in texts
+        ]
+        if capped != texts:
+            element.value = capped[0] if len(capped) == 1 else capped
             walk.counts["age_capped"] += 1
+    else:
+        walk.kept.extend(texts)
 
 
-def _clean_by_option(
-    dataset: Dataset, element: DataElement, walk: Walk, place: _Place, option: Option
-) -> bool:
+def _clean_by_option(element: DataElement, walk: Walk, place: _Place, option: Option) -> bool:
     """Apply action C of `option`; False when the value cannot be cleaned, only removed."""
     if option is Option.MODIFIED_DATES:
         return _shift(element, walk)
@@ -150,7 +141,7 @@ def _clean_by_option(
 
 def _shift(element: DataElement, walk: Walk) -> bool:
     """Move DA and DT by the patient's own number of days; a TM stays as it is."""
-    _remember(element, walk)
+    remember(element, walk)
     if element.VR == "TM":
         walk.counts["time_kept"] += 1
         return True
@@ -169,7 +160,7 @@ def _shift(element: DataElement, walk: Walk) -> bool:
 def _clean_text(element: DataElement, walk: Walk) -> bool:
     if not values.fits(element.VR, values.LONG_TEXT):
         return False
-    _remember(element, walk)
+    remember(element, walk)
     cleaned = [text.clean(value) for value in values.strings(element)]
     element.value = cleaned[0] if len(cleaned) == 1 else cleaned or None
     walk.counts["cleaned"] += 1
@@ -198,18 +189,17 @@ def _keep_references(element: DataElement, walk: Walk, place: _Place) -> bool:
 
 def _without_rule(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
     tag, vr = int(element.tag), element.VR
-    declared = values.declared_vrs(tag)
-    if not declared:
+    if not values.declared_vrs(tag):
         _remove(dataset, element, walk, "unknown_removed")
-    elif not (values.fits(vr, declared) and values.well_formed(element)):
+    elif vr == "UI" and "UI" in values.declared_vrs(tag):
+        _map_uids(dataset, element, walk, place)
+    elif not _fits(element):
         _remove(dataset, element, walk, "undecodable_removed")
     elif tag in PIXELS:
         if place.depth:
             _remove(dataset, element, walk, "graphics_removed")
     elif vr == "SQ":
         _items(element, walk, place)
-    elif vr == "UI":
-        _map_uids(dataset, element, walk, place)
     elif vr in values.TEMPORAL:
         if not (Option.MODIFIED_DATES in walk.profile.options and _shift(element, walk)):
             _remove(dataset, element, walk, "removed")
@@ -219,19 +209,59 @@ def _without_rule(dataset: Dataset, element: DataElement, walk: Walk, place: _Pl
         _remove(dataset, element, walk, "removed")
     elif vr in values.LONG_TEXT:
         _long_text(dataset, element, walk, place)
-    elif place.cleaned and vr in values.SHORT_TEXT:
-        if not _standard_code(dataset):
-            _clean_text(element, walk)
-            if values.empty(element):
-                _replace(dataset, element, walk, place)
-    elif place.dummies and (vr in values.SHORT_TEXT or vr in values.BINARY):
+    elif tag == values.CHARACTER_SET:
+        pass
+    elif place.dummies:
+        if not _common_code(element):
+            _replace(dataset, element, walk, place)
+    elif place.cleaned:
+        _clean_unlisted(dataset, element, walk, place)
+    elif tag == _ICC_PROFILE:
+        _blank_icc(dataset, element, walk)
+    elif vr == "CS" and not values.coded(element):
+        _clean_or_replace(dataset, element, walk, place)
+
+
+def _clean_unlisted(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+    """Inside a sequence that stays on condition that it is cleaned: what no rule names."""
+    tag, vr = int(element.tag), element.VR
+    scheme = str(dataset.get("CodingSchemeDesignator", "")).strip()
+    if tag == _CODE_VALUE and codes.public_code(scheme, str(element.value).strip()):
+        return
+    if tag == _SCHEME and codes.public_scheme(scheme):
+        return
+    if tag == _CODE_MEANING and not text.common(str(element.value)):
+        standard = codes.meaning(scheme, str(dataset.get("CodeValue", "")).strip())
+        if standard is not None:
+            element.value = standard
+            return
+    if vr in values.BINARY:
+        _remove(dataset, element, walk, "removed")
+    elif vr in values.SHORT_TEXT or (vr == "CS" and not _common_code(element)):
+        _clean_or_replace(dataset, element, walk, place)
+    elif vr in ("DS", "IS") and any(values.telltale(tag, v) for v in values.strings(element)):
         _replace(dataset, element, walk, place)
 
 
-def _standard_code(dataset: Dataset) -> bool:
-    """Tell whether the item is a code of a public scheme, not of the hospital's own."""
-    scheme = dataset.get("CodingSchemeDesignator", "")
-    return str(scheme).strip() in _PUBLIC_SCHEMES
+def _clean_or_replace(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
+    _clean_text(element, walk)
+    if values.empty(element):
+        _replace(dataset, element, walk, place)
+
+
+def _common_code(element: DataElement) -> bool:
+    """Tell whether a code string is made of words that name nobody (TEXT, CONTAINS, POLYLINE)."""
+    return element.VR == "CS" and all(map(text.common, values.strings(element)))
+
+
+def _blank_icc(dataset: Dataset, element: DataElement, walk: Walk) -> None:
+    old = element.value
+    new = icc.blank_texts(old) if isinstance(old, bytes) else None
+    if new is None:
+        _remove(dataset, element, walk, "undecodable_removed")
+    elif new != old:
+        element.value = new
+        walk.counts["cleaned"] += 1
 
 
 def _long_text(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
@@ -251,7 +281,7 @@ def _items(element: DataElement, walk: Walk, place: _Place, *, cleaned: bool = F
 
 
 def _remove(dataset: Dataset, element: DataElement, walk: Walk, kind: str) -> None:
-    _remember(element, walk)
+    remember(element, walk)
     del dataset[element.tag]
     walk.counts[kind] += 1
 
@@ -261,10 +291,10 @@ def _x(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> Non
 
 
 def _z(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
-    if element.tag in (_PATIENT_NAME, _PATIENT_ID):
+    if element.tag in (PATIENT_NAME, PATIENT_ID):
         _replace(dataset, element, walk, place)
         return
-    _remember(element, walk)
+    remember(element, walk)
     vr = _public_vr(element)
     empty = Sequence() if vr == "SQ" else b"" if vr in values.BINARY else None
     dataset[element.tag] = DataElement(element.tag, vr, empty)
@@ -272,9 +302,9 @@ def _z(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> Non
 
 
 def _replace(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
-    _remember(element, walk)
+    remember(element, walk)
     tag, vr = element.tag, _public_vr(element)
-    if tag in (_PATIENT_NAME, _PATIENT_ID):
+    if tag in (PATIENT_NAME, PATIENT_ID):
         dataset[tag] = DataElement(tag, vr, walk.pseudonyms.patient(walk.patient))
     elif tag == _DOCUMENT:
         _replace_document(dataset, walk)
@@ -317,69 +347,6 @@ def _public_vr(element: DataElement) -> str:
     """Return the VR the standard gives, where it gives one; files may claim another."""
     declared = values.declared_vrs(int(element.tag))
     return element.VR if element.VR in declared or not declared else min(declared)
-
-
-def _remember(element: DataElement, walk: Walk) -> None:
-    """Note what identified the patient, to look for it in what stays."""
-    if element.VR == "SQ":
-        for item in element.value or ():
-            for inner, value in values.nested_strings(item):
-                _note(inner, value, walk)
-    else:
-        for value in values.strings(element):
-            _note(element, value, walk)
-
-
-def _note(element: DataElement, value: str, walk: Walk) -> None:
-    if element.VR == "PN":
-        walk.identity.add_name(value)
-    elif element.VR == "UI":
-        if Option.UIDS not in walk.profile.options and walk.pseudonyms.uid(value) != value:
-            walk.identity.add(value, always=True)
-    elif element.VR in values.TEMPORAL:
-        if element.VR != "TM" or len(value) > 8:
-            walk.identity.add(value, always=True, raw=False)
-    elif element.tag.is_private:
-        # Vendors repeat harmless public attributes in their own: only names and what looks like
-        # a record number count from there.
-        if element.VR != "UN" and any(map(str.isdigit, value)) and values.telltale(0, value):
-            walk.identity.add(value)
-    elif element.VR not in ("DS", "IS", "AS"):
-        rule = rules()[0].get(int(element.tag))
-        if rule is not None and (Option.DESCRIPTORS, "C") in rule.options:
-            walk.identity.add_description(value)
-        else:
-            walk.identity.add(value)
-
-
-def _scrub(dataset: Dataset, walk: Walk) -> None:
-    """Take removed values, and what looks like one, out of everything that stayed."""
-    for element in list(dataset):
-        if element.VR == "SQ":
-            for item in element.value or ():
-                _scrub(item, walk)
-        elif element.tag in (_PATIENT_NAME, _PATIENT_ID) or int(element.tag) in PIXELS:
-            continue
-        elif element.VR in values.BINARY:
-            if isinstance(element.value, bytes) and walk.identity.found_in_bytes(element.value):
-                del dataset[element.tag]
-                walk.counts["repeated_values_removed"] += 1
-        elif _tells(element, walk):
-            dataset[element.tag] = dummy(element.tag, element.VR, element.value)
-            walk.counts["repeated_values_removed"] += 1
-
-
-def _tells(element: DataElement, walk: Walk) -> bool:
-    vr = element.VR
-    if vr in ("CS", "AE", "AS"):
-        return any(walk.identity.found_in(v, names=False) for v in values.strings(element))
-    if vr not in values.SHORT_TEXT and vr not in values.LONG_TEXT:
-        return False
-    tag = int(element.tag)
-    return any(
-        walk.identity.found_in(value) or values.telltale(tag, value)
-        for value in values.strings(element)
-    )
 
 
 _ACTIONS: dict[str, Callable[[Dataset, DataElement, Walk, _Place], None]] = {

@@ -2,6 +2,7 @@
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
 _TEXT = ("REMOVED", "ANONYMIZED")
@@ -46,10 +47,13 @@ _PAIRS: dict[str, tuple[object, object]] = {
 def dummy(tag: int, vr: str, original: object) -> DataElement:
     """Return an element with `tag` and `vr` whose value tells nothing and is not `original`.
 
-    A sequence becomes one item with a code that says the content was removed.
+    As many values as before. A sequence becomes one item with a code that says the content was
+    removed.
     """
     if vr == "SQ":
         return DataElement(tag, "SQ", Sequence([removed_code()]))
+    if isinstance(original, MultiValue | list):
+        return DataElement(tag, vr, [dummy(tag, vr, one).value for one in original])
     first, second = _PAIRS[vr if vr in _PAIRS else "UN"]
     same = original == first or str(original).strip(" \0") == str(first)
     return DataElement(tag, vr, second if same else first)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.pixels.utils import iter_pixels
+from pydicom.pixels.utils import decompress, iter_pixels
 from pydicom.uid import (
     HTJ2K,
     UID,
@@ -18,10 +19,11 @@ from pydicom.uid import (
     JPEG2000TransferSyntaxes,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
+    RLELossless,
 )
 
 from wardround.datasets.deidentify.reading import BROKEN, quiet
-from wardround.datasets.deidentify.streams import blank_comments
+from wardround.datasets.deidentify.streams import blank_comments, blank_rle
 from wardround.datasets.errors import Refused
 
 Plane = NDArray[np.float32]
@@ -61,27 +63,55 @@ def check_size(dataset: Dataset, limit: int) -> None:
 def tidy_pixels(dataset: Dataset, syntax: UID) -> int:
     """Take out of the pixel element what is no pixel; return how many parts changed.
 
-    Native: bytes after the last frame and bits above those stored. Compressed: comments,
-    application data and trailing bytes.
+    Native: bytes after the last frame and bits outside those stored. Compressed: comments,
+    application data and trailing bytes; where a frame has bits outside those stored, the pixels
+    are decompressed and the file's transfer syntax with them.
     Raises Refused ("truncated" or "pixels_unreadable").
     """
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in dataset:
+            del dataset[keyword]
     if not syntax.is_encapsulated:
         return sum(_trim(dataset, keyword) for keyword in PIXEL_KEYWORDS if keyword in dataset)
-    if syntax not in _CODESTREAMS:
-        return 0
     old = cast(bytes, dataset.PixelData)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     try:
         frames = list(generate_frames(old, number_of_frames=frame_count(dataset)))
     except BROKEN:
         raise Refused("pixels_unreadable", "the compressed frames cannot be told apart") from None
-    cleaned = [blank_comments(frame, rows, columns) for frame in frames]
+    if syntax == RLELossless:
+        cleaned = [blank_rle(frame, rows * columns) for frame in frames]
+    elif syntax in _CODESTREAMS:
+        cleaned = [blank_comments(frame, rows, columns) for frame in frames]
+    else:
+        raise Refused("pixels_unreadable", "a compression this version does not know")
     dataset.PixelData = encapsulate(cleaned)
     dataset["PixelData"].is_undefined_length = True
-    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-        if keyword in dataset:
-            del dataset[keyword]
+    if _hides_bits(dataset):
+        with quiet():
+            decompress(dataset, as_rgb=False, generate_instance_uid=False)
+        return _trim(dataset, "PixelData")
     return sum(before != after for before, after in zip(frames, cleaned, strict=True))
+
+
+def _hides_bits(dataset: Dataset) -> bool:
+    """Tell whether a compressed frame has bits where the header says that none are stored."""
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    low = int(dataset.HighBit) - stored + 1
+    if stored >= allocated or allocated not in (8, 16, 32) or not 0 <= low <= allocated - stored:
+        return False
+    signs = (1 << (allocated - low - stored)) - 1 if int(dataset.PixelRepresentation) else 0
+    try:
+        with quiet():
+            decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+            for frame, _ in decoder.iter_buffer(dataset):
+                whole = np.frombuffer(frame, f"<u{allocated // 8}")
+                above = whole >> (low + stored)
+                if (whole & ((1 << low) - 1)).any() or ((above != 0) & (above != signs)).any():
+                    return True
+    except (*BROKEN, RuntimeError, MemoryError) as error:
+        raise Refused("pixels_unreadable", type(error).__name__) from None
+    return False
 
 
 def _trim(dataset: Dataset, keyword: str) -> int:
@@ -105,16 +135,20 @@ def _trim(dataset: Dataset, keyword: str) -> int:
 
 
 def _mask_unused_bits(dataset: Dataset, content: bytes) -> bytes:
-    """Clear what stands above Bits Stored: old files keep overlays there (PS3.5 section 8.1.2)."""
+    """Clear what stands outside the stored bits: old files keep overlays there (PS3.5 8.1.2)."""
     allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    if stored >= allocated or int(dataset.HighBit) != stored - 1 or allocated not in (8, 16, 32):
+    high = int(dataset.HighBit)
+    if stored >= allocated or allocated not in (8, 16, 32) or not stored <= high + 1 <= allocated:
         return content
     little = dataset.original_encoding[1] is not False
     kind = "i" if int(dataset.get("PixelRepresentation", 0)) else "u"
     whole = np.frombuffer(content, f"{'<' if little else '>'}{kind}{allocated // 8}")
-    # Shifted up and down again, the unused bits hold zeros, or the sign.
-    spare = whole.dtype.type(allocated - stored)
-    return bytes(((whole << spare) >> spare).astype(whole.dtype).tobytes())
+    # Shifted up and down again, the bits above hold zeros, or the sign; the bits below hold zeros.
+    up, down, low = (
+        whole.dtype.type(bits)
+        for bits in (allocated - 1 - high, allocated - stored, high + 1 - stored)
+    )
+    return bytes((((whole << up) >> down) << low).astype(whole.dtype).tobytes())
 
 
 def grey_planes(dataset: Dataset) -> Iterator[Plane]:

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from wardround.datasets.deidentify.actions import PIXELS, Walk, clean_dataset
+from wardround.datasets.deidentify.actions import clean_dataset
 from wardround.datasets.deidentify.blanking import blank
 from wardround.datasets.deidentify.frames import check_size, has_pixels, tidy_pixels
 from wardround.datasets.deidentify.gate import check_header, check_pixels
@@ -17,6 +17,7 @@ from wardround.datasets.deidentify.profile import EDITION, Profile
 from wardround.datasets.deidentify.pseudonyms import Pseudonyms
 from wardround.datasets.deidentify.reading import Content, parse, quiet
 from wardround.datasets.deidentify.table import Option
+from wardround.datasets.deidentify.walk import PIXELS, Walk
 from wardround.datasets.errors import DeidentificationError, Refused
 
 # UUID-derived (PS3.5 B.2) and the same for every file this software writes.
@@ -67,8 +68,8 @@ def _deidentify(
     counts: Counter[str] = Counter()
     if has_pixels(dataset):
         _gate(dataset, profile, sop_class, counts)
+        counts["pixels_tidied"] += tidy_pixels(dataset, _syntax(dataset))
         syntax = _syntax(dataset)
-        counts["pixels_tidied"] += tidy_pixels(dataset, syntax)
     walk = Walk(profile, pseudonyms, _patient(dataset), sop_class, counts=counts)
     _remember_meta(dataset, walk)
     clean_dataset(dataset, walk)
@@ -118,13 +119,16 @@ def _gate(dataset: FileDataset, profile: Profile, sop_class: str, counts: Counte
 
 def _patient(dataset: Dataset) -> str:
     """Return what stands for the patient: the ID, else name and birth date, else the study."""
-    if number := str(dataset.get("PatientID", "") or "").strip():
+    # A number typed with other capitals or padding is the same patient's.
+    if number := _typed(dataset, "PatientID").casefold():
         return f"id\0{number}"
-    name = str(dataset.get("PatientName", "") or "").strip()
-    birth = str(dataset.get("PatientBirthDate", "") or "").strip()
-    if name:
-        return f"name\0{name.casefold()}\0{birth}"
+    if name := _typed(dataset, "PatientName").casefold():
+        return f"name\0{name}\0{_typed(dataset, 'PatientBirthDate')}"
     return f"study\0{dataset.get('StudyInstanceUID', '')}\0{dataset.get('SOPInstanceUID', '')}"
+
+
+def _typed(dataset: Dataset, keyword: str) -> str:
+    return " ".join(str(dataset.get(keyword, "") or "").replace("\0", " ").split())
 
 
 def _remember_meta(dataset: FileDataset, walk: Walk) -> None:

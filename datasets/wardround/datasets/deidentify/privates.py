@@ -6,7 +6,10 @@ from functools import lru_cache
 from importlib import resources
 
 from pydicom.datadict import private_dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+
+from wardround.datasets.deidentify.values import UNDECODABLE, well_formed
 
 _NUMBERS = frozenset({"DS", "FD", "FL", "IS", "SL", "SS", "UL", "US", "OF"})
 
@@ -30,15 +33,23 @@ def safe_privates(dataset: Dataset) -> frozenset[int]:
         if not tag.is_private or tag.element < 0x1000:
             continue
         creator_tag = tag.group << 16 | tag.element >> 8
-        if creator_tag not in dataset:
+        creator, value = _element(dataset, creator_tag), _element(dataset, tag)
+        if creator is None or value is None:
             continue
-        creator = str(dataset[creator_tag].value).strip()
-        if tag.element & 0xFF not in _listed().get((creator, tag.group), frozenset()):
+        maker = str(creator.value).strip()
+        if tag.element & 0xFF not in _listed().get((maker, tag.group), frozenset()):
             continue
         try:
-            declared = private_dictionary_VR(tag, creator)
+            declared = private_dictionary_VR(tag, maker)
         except KeyError:
             continue
-        if declared in _NUMBERS and declared == dataset[tag].VR:
+        if declared in _NUMBERS and declared == value.VR and well_formed(value):
             safe |= {int(tag), creator_tag}
     return frozenset(safe)
+
+
+def _element(dataset: Dataset, tag: int) -> DataElement | None:
+    try:
+        return dataset.get(tag, None)
+    except UNDECODABLE:
+        return None

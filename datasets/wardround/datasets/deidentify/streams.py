@@ -3,8 +3,13 @@
 A JPEG file can carry EXIF, comments and bytes after its end; JPEG 2000 has comments too. The
 payloads are overwritten with zeros, so no offset moves and every decoder gives the same pixels.
 
-Sources: ITU-T T.81 Annex B (JPEG), T.87 Annex C (JPEG-LS), T.800 Annex A (JPEG 2000).
+A run-length frame can carry bytes its segments do not need.
+
+Sources: ITU-T T.81 Annex B (JPEG), T.87 Annex C (JPEG-LS), T.800 Annex A (JPEG 2000); PS3.5 Annex G
+(run-length).
 """
+
+import struct
 
 from wardround.datasets.errors import Refused
 
@@ -13,6 +18,7 @@ _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _BARE = frozenset(range(0xD0, 0xD8)) | {0x01}
 # What decoders need: JFIF (density and units), Adobe's and HP's colour transforms.
 _NEEDED = ((0xE0, b"JFIF\0", 16), (0xEE, b"Adobe", 14), (0xE8, b"mrfx", 16))
+_RLE_HEADER = 64
 _J2K_SOC, _J2K_SIZ, _J2K_COM, _J2K_SOT, _J2K_SOD, _J2K_EOC = (
     0xFF4F,
     0xFF51,
@@ -42,6 +48,38 @@ def blank_comments(frame: bytes, rows: int, columns: int) -> bytes:
     if size != (rows, columns):
         raise Refused("pixels_unreadable", "a frame's own size is not the header's")
     return bytes(data)
+
+
+def blank_rle(frame: bytes, pixels: int) -> bytes:
+    """Return a run-length `frame` with zeros for what none of its segments needs.
+
+    `pixels` is the number of pixels of a frame: the bytes each segment unpacks to. Raises Refused
+    ("pixels_unreadable") when a segment lies outside the frame or ends early.
+    """
+    head = struct.unpack("<16L", frame[:_RLE_HEADER]) if len(frame) >= _RLE_HEADER else (0,)
+    count, starts = head[0], head[1 : head[0] + 1]
+    if not 1 <= count <= 15 or list(starts) != sorted(set(starts)) or starts[0] < _RLE_HEADER:
+        raise Refused("pixels_unreadable", "a run-length header is broken")
+    clean = bytearray(len(frame))
+    clean[: 4 * (count + 1)] = frame[: 4 * (count + 1)]
+    for start, stop in zip(starts, (*starts[1:], len(frame)), strict=True):
+        end = _end_of_runs(frame, start, stop, pixels)
+        clean[start:end] = frame[start:end]
+    return bytes(clean)
+
+
+def _end_of_runs(frame: bytes, at: int, stop: int, pixels: int) -> int:
+    while pixels > 0:
+        if at >= stop:
+            raise Refused("pixels_unreadable", "a run-length segment ends early")
+        control = frame[at]
+        if control < 128:  # that many bytes and one as they are
+            at, pixels = at + 2 + control, pixels - 1 - control
+        elif control > 128:  # one byte, several times
+            at, pixels = at + 2, pixels - 257 + control
+        else:
+            at += 1
+    return min(at, stop)
 
 
 def _word(data: bytearray, at: int) -> int:

@@ -1,4 +1,7 @@
-"""PS3.15 Table E.1-1, read from `annex_e.txt`: what each attribute needs under each option."""
+"""PS3.15 Table E.1-1, read from `annex_e.txt`: what each attribute needs under each option.
+
+`beyond.txt` holds, in the same form, what this product adds to the standard's table.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,63 +40,40 @@ class Rule:
     options: tuple[tuple[Option, str], ...]
 
 
-# Not in the table, yet naming a person, a place, or holding what another attribute hid. Removed
-# as well: the standard asks for more than its table where an implementer knows more (E.1.1).
-BEYOND_THE_TABLE = frozenset(
-    {
-        0x00080304,  # Deidentification Action Sequence
-        0x0008041B,  # Record Key
-        0x0008041C,  # Prior Record Key
-        0x00100033,  # Patient's Birth Date in Alternative Calendar
-        0x00100034,  # Patient's Death Date in Alternative Calendar
-        0x00100214,  # Strain Stock Sequence
-        0x00100215,  # Strain Stock Number
-        0x00100295,  # Breed Registration Number
-        0x00181003,  # Device ID
-        0x00181006,  # Grid ID
-        0x00181010,  # Secondary Capture Device ID
-        0x00181801,  # Time Source
-        0x00181803,  # NTP Source Address
-        0x00400400,  # Comments on the Scheduled Procedure Step
-        0x0040E001,  # HL7 Instance Identifier
-        0x00880130,  # Storage Media File-set ID
-        0x04000120,  # Signature
-        0x04000500,  # Encrypted Attributes Sequence: the originals, for whoever holds the key
-        0x04000510,  # Encrypted Content Transfer Syntax UID
-        0x04000520,  # Encrypted Content
-        0x0074100A,  # Contact URI
-        0x0074100C,  # Contact Display Name
-        0x21000040,  # Originator
-        0x21000160,  # Owner ID
-        0x4FFE0001,  # MAC Parameters Sequence
-        0xFFFCFFFC,  # Data Set Trailing Padding
-    }
-)
-# Command set, media directory, industrial testing and baggage screening: not a patient's image.
-FOREIGN_GROUPS = frozenset({0x0000, 0x0002, 0x0004, 0x0014, 0x4010, 0x2100})
+# Command set, file meta and media directory have no place in a data set, whatever an option says;
+# print jobs, industrial testing and baggage screening are no patient's image.
+MISPLACED_GROUPS = frozenset({0x0000, 0x0002, 0x0004})
+FOREIGN_GROUPS = frozenset({0x0014, 0x2100, 0x4010})
 
 
 @lru_cache(maxsize=1)
 def rules() -> tuple[dict[int, Rule], dict[str, Rule]]:
     """Return the rules by tag, and those of the four patterns ("50xxxxxx", ..., "private")."""
-    tags: dict[int, Rule] = {}
-    patterns: dict[str, Rule] = {}
-    text = resources.files(__package__).joinpath("annex_e.txt").read_text("ascii")
+    every = _read("annex_e.txt")
+    patterns = {name: rule for name, rule in every.items() if "x" in name or name == "private"}
+    return {int(name, 16): every[name] for name in every if name not in patterns}, patterns
+
+
+@lru_cache(maxsize=1)
+def every_rule() -> dict[int, Rule]:
+    """Return the rules by tag: the standard's, and those of `beyond.txt`."""
+    return {int(name, 16): rule for name, rule in _read("beyond.txt").items()} | rules()[0]
+
+
+def _read(file: str) -> dict[str, Rule]:
+    found: dict[str, Rule] = {}
+    text = resources.files(__package__).joinpath(file).read_text("ascii")
     for line in text.splitlines():
         if line.startswith("#"):
             continue
-        name, basic, letters = line.split()
+        name, basic, letters = line.split()[:3]
         options = tuple(
             (option, letter)
             for option, letter in zip(COLUMNS, letters, strict=True)
             if letter != "."
         )
-        rule = Rule(basic, options)
-        if "x" in name or name == "private":
-            patterns[name] = rule
-        else:
-            tags[int(name, 16)] = rule
-    return tags, patterns
+        found[name] = Rule(basic, options)
+    return found
 
 
 @lru_cache(maxsize=1)

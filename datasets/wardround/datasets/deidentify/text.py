@@ -9,7 +9,10 @@ from pydicom._dicom_dict import DicomDictionary
 _WORD = re.compile(r"[^\W_]+")
 # Shorter values ("M", "CT", "001") would match by chance in places that name nobody.
 _SHORTEST_PHRASE = 5
+_SHORTEST_NUMBER = 4
 _SHORTEST_NAME = 3
+_SHORTEST_EMBEDDED_NAME = 5
+_FIRST_IDEOGRAPH = "\u2e80"
 _LONG = 8
 _LONGEST_CODE = 16  # characters, of a CS value
 _NUMBER = re.compile(r"\d{4}")
@@ -43,9 +46,12 @@ def clean(value: str) -> str:
     )
 
 
-def normal(value: str) -> str:
-    """Return the words of `value` in lower case with one space between and around them."""
-    return f" {' '.join(_WORD.findall(value.casefold()))} "
+def common(value: str) -> bool:
+    """Tell whether `value` is made of plain words and words of the standard's attribute names."""
+    return all(
+        word in _common_words() or (word.isdigit() and len(word) <= 2)
+        for word in _WORD.findall(value.casefold())
+    )
 
 
 class Identity:
@@ -55,11 +61,13 @@ class Identity:
     devices copy it into other attributes.
     """
 
-    __slots__ = ("_descriptions", "_names", "_phrases", "_raw")
+    __slots__ = ("_descriptions", "_names", "_numbers", "_person", "_phrases", "_raw")
 
     def __init__(self) -> None:
         self._descriptions: set[str] = set()
         self._names: set[str] = set()
+        self._numbers: set[str] = set()
+        self._person: set[str] = set()
         self._phrases: set[str] = set()
         self._raw: set[bytes] = set()
 
@@ -69,6 +77,17 @@ class Identity:
             if len(word) >= (_SHORTEST_NAME if word.isascii() else 2) and not word.isdigit():
                 self._names.add(word)
         self.add(value, always=True)
+        self._person.add(_phrase(value))
+
+    def add_number(self, value: str, *, person: bool = False) -> None:
+        """Remember a record's number, shorter than `add` would take, and the digits in it."""
+        self.add(value, always=True)
+        for word in (_phrase(value), *_WORD.findall(value.casefold())):
+            if len(word) >= _SHORTEST_NUMBER and any(map(str.isdigit, word)):
+                self._phrases.add(word)
+        self._numbers.add(value.strip())
+        if person:
+            self._person.add(_phrase(value))
 
     def add(self, value: str, *, always: bool = False, raw: bool = True) -> None:
         """Remember a value; common words alone are no identity unless `always`.
@@ -97,24 +116,48 @@ class Identity:
         self._descriptions |= self._phrases - before
 
     def forget(self, value: str) -> None:
-        """Take back one remembered value, which the profile retains."""
-        self._phrases.discard(" ".join(_WORD.findall(value.casefold())))
-        self._raw.discard(value.strip(" \0").encode("utf-8", "surrogateescape"))
+        """Take back one remembered value, which the profile retains; never who the patient is."""
+        if _phrase(value) not in self._person:
+            self._phrases.discard(_phrase(value))
+            self._raw.discard(value.strip(" \0").encode("utf-8", "surrogateescape"))
 
-    def found_in(self, value: str, *, names: bool = True) -> bool:
-        """Tell whether one of the values stands in `value`.
+    def is_number(self, value: str) -> bool:
+        """Tell whether a number as written is the patient's or the request's record number."""
+        return len(value.strip()) >= _SHORTEST_PHRASE and value.strip() in self._numbers
 
-        With `names` false, for codes, single name parts and short descriptions do not count: a
-        code such as HEAD is no person.
+    def found_in(self, value: str, *, code: bool = False, parts: bool = True) -> bool:
+        """Tell whether one of the values stands in `value`, also in one word with others.
+
+        In a `code`, names that are common words (HEAD) and short descriptions do not count.
+        Without `parts`, only a whole name counts, not a part of it.
         """
-        text = normal(value)
-        phrases = self._phrases if names else self._phrases - self._descriptions
-        if names and not self._names.isdisjoint(text.split()):
+        words = _WORD.findall(value.casefold())
+        spaced, joined = f" {' '.join(words)} ", "".join(words)
+        names = self._names - _common_words() if code else self._names if parts else set()
+        if not names.isdisjoint(words) or any(_embedded(name, joined) for name in names):
             return True
+        phrases = self._phrases - self._descriptions if code else self._phrases
         return any(
-            phrase in text if len(phrase) >= _LONG else f" {phrase} " in text for phrase in phrases
+            phrase in spaced or phrase.replace(" ", "") in joined
+            if len(phrase) >= _LONG
+            else f" {phrase} " in spaced
+            for phrase in phrases
         )
 
     def found_in_bytes(self, content: bytes) -> bool:
         """Tell whether one of the longer values (8 bytes or more) stands in `content`."""
         return any(raw in content for raw in self._raw)
+
+
+def _phrase(value: str) -> str:
+    return " ".join(_WORD.findall(value.casefold()))
+
+
+def _embedded(name: str, joined: str) -> bool:
+    """Tell whether a name stands inside a longer word. Chinese, Japanese and Korean have no gaps
+    between words; elsewhere short names and common words stand in others by chance.
+    """
+    if name[0] >= _FIRST_IDEOGRAPH:
+        return name in joined
+    long = len(name) >= _SHORTEST_EMBEDDED_NAME and name not in _common_words()
+    return long and name in joined

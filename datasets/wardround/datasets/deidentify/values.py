@@ -44,12 +44,19 @@ _TELLTALE = re.compile(
     r"@|\^|\d{8}|\d{4}[-./]\d{2}[-./]\d{2}|\d{1,2}[-./]\d{1,2}[-./]\d{4}|"
     r"\d+(?:\.\d+){5}"
 )
-_CHARACTER_SET = 0x00080005
+CHARACTER_SET = 0x00080005
 _WRITTEN = {
     "DS": re.compile(r"\s*(?:[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)?\s*"),
     "IS": re.compile(r"\s*(?:[+-]?\d+(?:\.0*)?)?\s*"),
     "AS": re.compile(r"\s*(?:\d{3}[DWMY])?\s*"),
+    "DA": re.compile(r"\s*(?:\d{4}([.\-]?)\d{2}\1\d{2})?\s*"),
+    "DT": re.compile(r"\s*(?:\d{4}(?:\d{2}){0,5}(?:\.\d{1,6})?(?:[+-]\d{4})?)?\s*"),
+    "TM": re.compile(r"\s*(?:\d{2}(?::?\d{2}){0,2}(?:\.\d{1,6})?)?\s*"),
+    "UI": re.compile(r"[0-9.]{0,64}[\s\0]*"),
 }
+# Code strings have capitals, digits, space and underscore (PS3.5 section 6.2). What makers write
+# beside that, up to 16 signs without a gap in its words, is let through too.
+_CODE = re.compile(r"[A-Z0-9 _]{0,16}|[\w+./*#-]{1,16}", re.ASCII)
 # Codes are numbers of many digits by nature (SNOMED CT has up to 18).
 _CODES = frozenset({0x00080100, 0x00080102, 0x00080103, 0x00080119})
 
@@ -86,11 +93,18 @@ def strings(element: DataElement) -> Iterator[str]:
 
 
 def well_formed(element: DataElement) -> bool:
-    """Tell whether a number, an age or a character set is one: free text hides there otherwise."""
-    if element.tag == _CHARACTER_SET:
+    """Tell whether a number, a date, an age, a UID or a character set is one: free text hides
+    there otherwise.
+    """
+    if element.tag == CHARACTER_SET:
         return all(value in python_encoding for value in strings(element))
     pattern = _WRITTEN.get(element.VR)
     return pattern is None or all(pattern.fullmatch(value) for value in strings(element))
+
+
+def coded(element: DataElement) -> bool:
+    """Tell whether each value of a CS has the form of a code, not of a text."""
+    return all(_CODE.fullmatch(value.strip()) for value in strings(element))
 
 
 def empty(element: DataElement) -> bool:

@@ -1,0 +1,95 @@
+"""What was taken out must not come back in what stayed: remembered first, then looked for."""
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+from wardround.datasets.deidentify import values
+from wardround.datasets.deidentify.dummies import dummy
+from wardround.datasets.deidentify.table import Option, every_rule
+from wardround.datasets.deidentify.walk import PATIENT_ID, PATIENT_NAME, PIXELS, Walk
+
+_CHARACTER_SET, _ACCESSION_NUMBER = 0x00080005, 0x00080050
+
+
+def remember(element: DataElement, walk: Walk) -> None:
+    """Note what identified the patient in an element that goes, its items included."""
+    if element.VR == "SQ":
+        for item in element.value or ():
+            for inner, value in values.nested_strings(item):
+                _note(inner, value, walk)
+    else:
+        for value in values.strings(element):
+            _note(element, value, walk)
+
+
+def _note(element: DataElement, value: str, walk: Walk) -> None:
+    tag = int(element.tag)
+    if element.VR == "PN":
+        walk.identity.add_name(value)
+    elif tag in (PATIENT_ID, _ACCESSION_NUMBER):
+        walk.identity.add_number(value, person=tag == PATIENT_ID)
+    elif element.VR == "UI":
+        if Option.UIDS not in walk.profile.options and walk.pseudonyms.uid(value) != value:
+            walk.identity.add(value, always=True)
+    elif element.VR in values.TEMPORAL:
+        if element.VR != "TM" or len(value) > 8:
+            walk.identity.add(value, always=True, raw=False)
+    elif element.tag.is_private:
+        # Vendors repeat harmless public attributes in their own: only names and what looks like
+        # a record number count from there.
+        if element.VR != "UN" and any(map(str.isdigit, value)) and values.telltale(0, value):
+            walk.identity.add(value)
+    elif element.VR not in ("DS", "IS", "AS"):
+        rule = every_rule().get(tag)
+        if rule is not None and (Option.DESCRIPTORS, "C") in rule.options:
+            walk.identity.add_description(value)
+        else:
+            walk.identity.add(value)
+
+
+def scrub(dataset: Dataset, walk: Walk) -> None:
+    """Take removed values, and what looks like one, out of everything that stayed."""
+    for value in walk.kept:
+        walk.identity.forget(value)
+    _scrub(dataset, walk)
+
+
+def _scrub(dataset: Dataset, walk: Walk) -> None:
+    for element in list(dataset):
+        tag = int(element.tag)
+        if element.VR == "SQ":
+            for item in element.value or ():
+                _scrub(item, walk)
+        elif tag in PIXELS or tag in (PATIENT_NAME, PATIENT_ID, _CHARACTER_SET):
+            continue
+        elif element.VR in values.BINARY:
+            if isinstance(element.value, bytes) and walk.identity.found_in_bytes(element.value):
+                del dataset[element.tag]
+                walk.counts["repeated_values_removed"] += 1
+        else:
+            _scrub_texts(dataset, element, walk)
+
+
+def _scrub_texts(dataset: Dataset, element: DataElement, walk: Walk) -> None:
+    texts = list(values.strings(element))
+    told = [_tells(element, text, walk) for text in texts]
+    if any(told):
+        new = [
+            dummy(element.tag, element.VR, text).value if tells else text
+            for text, tells in zip(texts, told, strict=True)
+        ]
+        dataset[element.tag] = DataElement(element.tag, element.VR, new if len(new) > 1 else new[0])
+        walk.counts["repeated_values_removed"] += 1
+
+
+def _tells(element: DataElement, text: str, walk: Walk) -> bool:
+    tag, vr = int(element.tag), element.VR
+    if vr in ("DS", "IS"):
+        return walk.identity.is_number(text)
+    if walk.keeps(tag):
+        return walk.identity.found_in(text, parts=False)
+    if vr in ("CS", "AE", "AS"):
+        return walk.identity.found_in(text, code=True) or values.telltale(tag, text)
+    if vr not in values.SHORT_TEXT and vr not in values.LONG_TEXT:
+        return False
+    return walk.identity.found_in(text) or values.telltale(tag, text)
