@@ -117,7 +117,8 @@ class LocalFederation:
         for name, source in sorted(data.items()):
             self.sites[name] = self._join(name)
             path = self.sites[name].home
-            cohort.add(source, path.folder, "data", task, key=path.data_key(), options=options)
+            kind = task.removesuffix("-moments")  # of a table
+            cohort.add(source, path.folder, "data", kind, key=path.data_key(), options=options)
             path.policy.write_text(POLICY.format(epsilon=epsilon, task=task, peers=peers))
         self.grid = InProcessGrid(
             {name: RoundHandler(site.home, site) for name, site in self.sites.items()}

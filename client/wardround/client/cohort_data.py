@@ -31,7 +31,7 @@ def training_data(cohort: Cohort, task: Task, part: Part) -> TensorData:
 
 
 def _input(cohort: Cohort, sample: Sample, task: Task) -> torch.Tensor:
-    values = cohort.read(sample)
+    values = cohort.moments(sample) if task.kind == "tabular-moments" else cohort.read(sample)
     if values.shape[0] != task.input_shape[0] or values.ndim != len(task.input_shape):
         raise TaskInvalid(
             f"a sample has shape {values.shape}, the plan asks for {task.input_shape}"

@@ -1,5 +1,6 @@
 """`wardround-site plan draft`: a plan to start from, with the layout of every tensor filled in."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ rounds = {rounds}
 # "local_steps": so many noisy steps between two sums. "one_step": one, better at small epsilon.
 mode = "local_steps"
 local_steps = {steps}
-optimiser = "adamw"
+optimiser = "{optimiser}"
 learning_rate = {rate}
 microbatch = 64
 
@@ -44,7 +45,7 @@ rule = "fedavg"
 [privacy]
 unit = "patient"
 relation = "add-remove"
-clip = 1.0
+clip = {clip:g}
 noise_multiplier = {noise}
 sample_rate = {sample_rate}
 target_epsilon = {epsilon}
@@ -58,7 +59,7 @@ threshold = {threshold}
 colluders = {colluders}
 min_cohort = {cohort}
 max_weight = 100000
-update_clip = 0.5
+update_clip = {update_clip:g}
 ring_bits = 32
 group_mode = false
 
@@ -107,6 +108,11 @@ def draft(
     if output.exists():
         raise ConfigInvalid(f"{output} exists already; give another name")
     names, participants = _split(classes), sorted(_split(sites))
+    optimiser, clip, update_clip = "adamw", 1.0, 0.5
+    if task == "tabular-moments":  # one step of rate 1 over all patients is their mean
+        rounds, steps, rate, sample_rate, optimiser = 1, 1, 1.0, 1.0, "sgd"
+        # Each of the numbers is in -1..1, so no patient's are cut; the mean is moved by noise.
+        clip, update_clip = math.sqrt(max(_numbers(shape))), 4.0
     arguments = f"widths = [{widths}]" if widths else ""
     spec = TaskSpec(
         kind=task,  # type: ignore[arg-type]  # checked when made
@@ -130,6 +136,9 @@ def draft(
         rounds=rounds,
         steps=steps,
         rate=rate,
+        optimiser=optimiser,
+        clip=clip,
+        update_clip=update_clip,
         noise=noise,
         sample_rate=sample_rate,
         epsilon=epsilon,

@@ -151,7 +151,11 @@ class Site:
             raise Refused("participants", "the plan does not name this site")
         admission = self.policy().admit(plan)
         cohort = self.cohort(admission)
-        if cohort.kind != plan.task.kind or not _fits(cohort, plan):
+        if cohort.kind != plan.task.kind.removesuffix("-moments"):  # of a table
+            raise Refused(
+                "data", f"the data set is for {cohort.kind}, the plan's task is {plan.task.kind}"
+            )
+        if not _fits(cohort, plan):
             raise Refused(
                 "data",
                 f"the data set has classes {', '.join(cohort.classes)[:80]}; the plan names "

@@ -33,6 +33,7 @@ from wardround.datasets.manifest import Entry, Manifest, Part, load_manifest, ps
 from wardround.datasets.scan import Paths, Progress
 from wardround.datasets.tabular import Row, open_table, read_table
 from wardround.datasets.tabular_features import Scaler
+from wardround.datasets.tabular_moments import row_moments
 from wardround.datasets.tabular_schema import Schema
 from wardround.privacy import canonical
 from wardround.privacy.errors import MalformedData
@@ -124,6 +125,15 @@ class Cohort:
             )
         except FileRefused as refused:
             raise _unlike(refused) from None
+
+    def moments(self, sample: Sample) -> NDArray[np.float32]:
+        """Return what a row adds to the moments of all sites, float32 [3 * number columns].
+
+        Raises DataError for a cohort that is no table.
+        """
+        if self.schema is None or sample.row is None:
+            raise DataError("only a table has moments")
+        return row_moments(sample.row, self.schema)
 
     def read_mask(self, sample: Sample) -> NDArray[np.uint8]:
         """Return the label volume of `sample`, uint8 [1, X, Y, Z], values as in `classes`.

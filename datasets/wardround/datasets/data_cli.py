@@ -194,6 +194,29 @@ def show(
     out.print(f"Contact sheet (patients' pictures, keep it here): {escape(str(sheet))}")
 
 
+@app.command()
+def scaling(
+    model: Annotated[Path, typer.Argument(help="The model (.npz) of a tabular-moments study.")],
+    schema: Annotated[Path, typer.Argument(help="The schema that its sites shared.")],
+) -> None:
+    """Print what to put into a schema for a scaling that is common to all sites."""
+    import numpy as np
+
+    from wardround.datasets.tabular_moments import scaler, schema_lines
+    from wardround.datasets.tabular_schema import Schema
+
+    try:
+        shared = Schema.from_toml(schema.read_text(encoding="utf-8"))
+        with np.load(model, allow_pickle=False) as arrays:
+            mean = arrays["mean"]
+    except (ValueError, KeyError, EOFError):
+        raise DataError(
+            f"{escape(model.name)} is not the model of a tabular-moments study; write it with: "
+            "wardround-coordinator study model"
+        ) from None
+    sys.stdout.write(schema_lines(scaler(mean, shared), shared))
+
+
 def guess_kind(source: Path) -> str:
     """Return the kind of task that `source` looks like; DataError when it is not there."""
     if source.is_file():

@@ -1,16 +1,14 @@
-"""Mean and variance over all sites, through the same protected sum as the training.
+"""Mean and variance over all sites, for a scaling that is common to them.
 
-Each site brings one vector: per number column the share of rows that have a value, and the mean,
-over all its rows, of the value and of its square (missing counted as 0), where values are mapped
-to -1..1 by the schema's range. Weighted by rows and summed under secure aggregation this gives
-the pooled moments, and the coordinator sees no site's own.
+A row adds one vector: for each number column whether it has a value, the value, and its square
+(0 where it is missing), the value mapped to -1..1 by the schema's range. The mean of these vectors
+over all rows of all sites gives the pooled moments, and the scaling follows from it.
 
-The pooled figures are exact: no noise is added, so they are a release of their own beside the
-training's differential privacy, for the sites to agree on or not. Off unless a plan asks for it.
+A study of the task "tabular-moments" makes that mean: its sites add noise to their sums, account
+for it in their ledgers, and open only the sum over all of them, as in any other study. What comes
+out is a release under differential privacy; the rest here is arithmetic on it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -22,38 +20,28 @@ from wardround.datasets.tabular_features import Scaler
 from wardround.datasets.tabular_schema import Column, Schema
 
 Vector: TypeAlias = NDArray[np.float32]
+FEWEST = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """One site's contribution: `values` float32 [3 * number columns] in -1..1, `weight` rows."""
-
-    values: Vector
-    weight: int
-
-
-def contribution(rows: Sequence[Row], schema: Schema) -> Moments:
-    """Return what this site brings to the sum. Raises DataError when it has no rows."""
-    if not rows:
-        raise DataError("a site without rows cannot take part in the common scaling")
+def row_moments(row: Row, schema: Schema) -> Vector:
+    """Return what one row adds: float32 [3 * number columns], in -1..1."""
     columns = _numbers(schema)
-    observed, first, second = (np.zeros(len(columns)) for _ in range(3))
+    moments = np.zeros((3, len(columns)), dtype=np.float32)
     for number, (place, column) in enumerate(columns):
-        middle, half = _span(column)
-        known = [v for row in rows if isinstance(v := row.values[place], float)]
-        mapped = (np.asarray(known, dtype=np.float64) - middle) / half
-        observed[number] = len(known) / len(rows)
-        first[number] = mapped.sum() / len(rows)
-        second[number] = (mapped**2).sum() / len(rows)
-    values = np.concatenate([observed, first, second]).astype(np.float32)
-    return Moments(values, len(rows))
+        value = row.values[place]
+        if isinstance(value, float):
+            middle, half = _span(column)
+            mapped = (value - middle) / half
+            moments[:, number] = 1.0, mapped, mapped**2
+    return moments.reshape(-1)
 
 
 def scaler(mean: NDArray[np.floating], schema: Schema) -> Scaler:
-    """Return the common scaling from the weighted mean of all sites' vectors.
+    """Return the common scaling from the mean of all rows' vectors.
 
-    A column that nobody has values for, or whose values are all one, keeps the schema's
-    constants. Raises DataError for a vector of another length.
+    A column keeps the schema's constants when less than a tenth of the rows have a value, when
+    its values are all one, and when the noise hides its spread. Raises DataError for a vector of
+    another length.
     """
     columns = _numbers(schema)
     if mean.shape != (3 * len(columns),):
@@ -64,15 +52,25 @@ def scaler(mean: NDArray[np.floating], schema: Schema) -> Scaler:
     for number, (_, column) in enumerate(columns):
         middle, half = _span(column)
         here = observed[number]
-        average = first[number] / here if here > 0 else 0.0
-        variance = second[number] / here - average**2 if here > 0 else 0.0
-        if variance > 1e-9:
+        average = first[number] / here if here >= FEWEST else 0.0
+        variance = second[number] / here - average**2 if here >= FEWEST else 0.0
+        if variance > 1e-9 and abs(average) <= 1:
             centre.append(middle + half * float(average))
             scale.append(half * float(np.sqrt(variance)))
         else:
             centre.append(column.centre)
             scale.append(column.scale)
     return Scaler(tuple(centre), tuple(scale))
+
+
+def schema_lines(common: Scaler, schema: Schema) -> str:
+    """Return the lines to put into a schema (TOML) that make `common` its scaling."""
+    lines = ['scaling = "schema"  # in [table]']
+    for (_, column), centre, scale in zip(
+        _numbers(schema), common.centre, common.scale, strict=True
+    ):
+        lines += ["", f"[columns.{column.name}]", f"centre = {centre:.6g}", f"scale = {scale:.6g}"]
+    return "\n".join(lines) + "\n"
 
 
 def _numbers(schema: Schema) -> list[tuple[int, Column]]:

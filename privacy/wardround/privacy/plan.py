@@ -46,10 +46,11 @@ class Study:
 class Task:
     """What is learnt. `input_shape` is (channels, height, width[, depth]) or (features,).
 
-    `loss` names a loss of the catalogue; empty: the usual one of the task.
+    `loss` names a loss of the catalogue; empty: the usual one of the task. "tabular-moments"
+    learns nothing but the mean of each column and of its square, for a scaling common to all sites.
     """
 
-    kind: Literal["image-classification-2d", "segmentation-3d", "tabular"]
+    kind: Literal["image-classification-2d", "segmentation-3d", "tabular", "tabular-moments"]
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
     loss: str = ""

@@ -17,8 +17,11 @@ def counters(plan: StudyPlan) -> tuple[str, ...]:
     """Return the names of the counters that ride masked beside the update, in order.
 
     `evaluated` samples and, for a class task, those that were `correct`; for segmentation the
-    voxels of overlap, truth and prediction of each class but the background.
+    voxels of overlap, truth and prediction of each class but the background. Moments predict
+    nothing that could be right.
     """
+    if plan.task.kind == "tabular-moments":
+        return (EVALUATED,)
     if plan.task.kind.startswith("segmentation"):
         parts = ("overlap", "truth", "predicted")
         classes = range(1, len(plan.task.classes))
@@ -30,6 +33,8 @@ def metrics(plan: StudyPlan, sums: Mapping[str, int]) -> dict[str, float]:
     """Return the metrics of summed counters; empty when fewer than `min_count` were evaluated."""
     if sums[EVALUATED] < plan.evaluation.min_count:
         return {}
+    if plan.task.kind == "tabular-moments":
+        return {"patients": float(sums[EVALUATED])}
     if not plan.task.kind.startswith("segmentation"):
         return {"accuracy": sums[CORRECT] / sums[EVALUATED]}
     scores = []

@@ -91,6 +91,8 @@ def test_a_task_that_contradicts_itself_is_refused(
 def test_unknown_models_arguments_and_losses_are_refused() -> None:
     with pytest.raises(TaskInvalid, match="unknown model 'alexnet'"):
         build(TaskSpec("image-classification-2d", "alexnet", 2, (1, 8, 8)))
+    with pytest.raises(TaskInvalid, match="for the task tabular-moments"):
+        build(TaskSpec("tabular", "moments", 2, (6,)))
     with pytest.raises(TaskInvalid, match="does not accept"):
         build(TaskSpec("image-classification-2d", "vit", 2, (1, 32, 32), {"hiden_size": 3}))
     with pytest.raises(TaskInvalid, match="unknown loss"):

@@ -20,6 +20,7 @@ from wardround.client.training.losses import CATALOGUE, ProportionalHazards, Wei
 from wardround.client.training.noise import Grid, release
 from wardround.client.training.randomness import SecureBits
 from wardround.client.training.tape import Units
+from wardround.client.training.validation import validate
 from wardround.client.training.vectorised import VectorisedGradients
 
 CLIP = 0.1
@@ -113,6 +114,18 @@ def example(name: str) -> tuple[nn.Module, Tensor, Tensor]:
 def test_one_patient_moves_the_sum_by_at_most_the_clip(name: str, loss: str) -> None:
     model, inputs, targets = example(name)
     check_sensitivity(model, PIXEL_LOSSES[loss], inputs, targets)
+
+
+def test_one_patient_moves_a_mean_by_at_most_the_clip() -> None:
+    model = build(TaskSpec("tabular-moments", "moments", 2, (6,)))
+    engine = validate(model, CATALOGUE["half-square"], (6,))
+    assert isinstance(engine, VectorisedGradients)  # a bare parameter: no layer to follow
+    inputs = torch.randn(len(OWNERS), 6) * 3
+    targets = torch.zeros(len(OWNERS), dtype=torch.long)
+    reached = largest_sensitivity(
+        model, CATALOGUE["half-square"], inputs, targets, VectorisedGradients
+    )
+    assert 0.5 < reached <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("engine", [BookKeeping, VectorisedGradients])

@@ -12,6 +12,7 @@ _USUAL: dict[Kind, LossName] = {
     "segmentation-2d": "dice-ce",
     "segmentation-3d": "dice-ce",
     "tabular": "cross-entropy",
+    "tabular-moments": "half-square",
 }
 
 

@@ -25,7 +25,7 @@ from monai.networks.nets.vit import ViT
 from torch import nn
 
 from wardround.client.errors import TaskInvalid
-from wardround.client.tasks.small import convnet, perceptron
+from wardround.client.tasks.small import Mean, convnet, perceptron
 from wardround.client.tasks.spec import Argument, TaskSpec
 from wardround.client.training.conversion import to_group_norm
 
@@ -45,6 +45,13 @@ def _convnet(task: TaskSpec, dims: int, args: Mapping[str, Any]) -> nn.Module:
 def _perceptron(task: TaskSpec, dims: int, args: Mapping[str, Any]) -> nn.Module:
     """`widths`: hidden layers, none if not given (logistic regression)."""
     return perceptron(task.input_shape[0], task.classes, args.get("widths", ()))
+
+
+def _moments(task: TaskSpec, dims: int, args: Mapping[str, Any]) -> nn.Module:
+    """No arguments. One step of gradient descent with rate 1 is the mean over the patients."""
+    if task.kind != "tabular-moments":
+        raise TaskInvalid(f"the model moments is for the task tabular-moments, not {task.kind}")
+    return Mean(task.input_shape[0], **args)
 
 
 def _densenet(task: TaskSpec, dims: int, args: Mapping[str, Any]) -> nn.Module:
@@ -153,6 +160,7 @@ def _swin_unetr(task: TaskSpec, dims: int, args: Mapping[str, Any]) -> nn.Module
 MODELS: dict[str, Maker] = {
     "convnet": _convnet,
     "perceptron": _perceptron,
+    "moments": _moments,
     "resnet": _resnet,
     "resnet18": _resnet18,
     "densenet121": _densenet,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def convnet(
@@ -37,3 +38,19 @@ def perceptron(features: int, classes: int, widths: tuple[int, ...]) -> nn.Modul
         layers += [nn.Linear(features, width), nn.ReLU()]
         features = width
     return nn.Sequential(*layers, nn.Linear(features, classes))
+
+
+class Mean(nn.Module):
+    """[B, features] -> how far each is from `mean` [features], the only parameter.
+
+    With half the squared length as its loss a sample's gradient is `mean - sample`: so a mean is
+    estimated under the same clipping, noise, ledger and protected sum as any other training.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The distances, [B, features]."""
+        return x - self.mean

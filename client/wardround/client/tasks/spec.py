@@ -14,6 +14,7 @@ Kind = Literal[
     "segmentation-2d",
     "segmentation-3d",
     "tabular",
+    "tabular-moments",
 ]
 Argument = int | str | tuple[int, ...]
 DIMENSIONS: dict[Kind, int] = {
@@ -22,6 +23,7 @@ DIMENSIONS: dict[Kind, int] = {
     "segmentation-2d": 2,
     "segmentation-3d": 3,
     "tabular": 0,
+    "tabular-moments": 0,
 }
 
 

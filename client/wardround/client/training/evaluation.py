@@ -33,6 +33,8 @@ def counters(task: Evaluated) -> tuple[str, ...]:
     if task.kind.startswith("segmentation"):
         parts = ("overlap", "truth", "predicted")
         return ("evaluated", *(f"{p}_{c}" for c in range(1, task.classes) for p in parts))
+    if task.kind == "tabular-moments":
+        return ("evaluated",)
     return ("evaluated", "correct")
 
 
@@ -40,9 +42,9 @@ def counters(task: Evaluated) -> tuple[str, ...]:
 def evaluate(model: nn.Module, data: TrainingData, task: Evaluated) -> dict[str, int]:
     """Count over all samples of `data`; keys as `counters(task)`.
 
-    Classification and tables: samples, and those whose class is right. Segmentation: for each
-    class but the background the voxels of overlap, truth and prediction; Dice over all cases is
-    2 * overlap / (truth + predicted).
+    Classification and tables: samples, and those whose class is right (moments: samples alone).
+    Segmentation: for each class but the background the voxels of overlap, truth and prediction;
+    Dice over all cases is 2 * overlap / (truth + predicted).
     """
     result = dict.fromkeys(counters(task), 0)
     device = next(model.parameters()).device
@@ -53,6 +55,8 @@ def evaluate(model: nn.Module, data: TrainingData, task: Evaluated) -> dict[str,
         inputs, targets = data.samples(chosen.astype(np.int64))
         found, truth = classes_of(model(inputs.to(device))), targets.to(device)
         result["evaluated"] += len(chosen)
+        if task.kind == "tabular-moments":
+            continue
         if not task.kind.startswith("segmentation"):
             result["correct"] += int((found == truth.reshape(found.shape)).sum())
             continue

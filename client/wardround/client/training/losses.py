@@ -178,7 +178,20 @@ class ProportionalHazards(PerSampleLoss):
         return torch.stack([count + 1, count % 2], 1)
 
 
-LossName = Literal["cross-entropy", "bce", "focal", "dice", "dice-ce"]
+@dataclass(frozen=True, slots=True)
+class HalfSquare(PerSampleLoss):
+    """Half the squared length of outputs [B, ...]; targets are not looked at."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """One loss for each sample, [B]."""
+        return outputs.flatten(1).square().sum(1) / 2
+
+    def example_targets(self, outputs: Tensor) -> Tensor:
+        """Zeros."""
+        return outputs.new_zeros(outputs.shape[0], dtype=torch.long)
+
+
+LossName = Literal["cross-entropy", "bce", "focal", "dice", "dice-ce", "half-square"]
 
 CATALOGUE: dict[LossName, PerSampleLoss] = {
     "cross-entropy": CrossEntropy(),
@@ -186,4 +199,5 @@ CATALOGUE: dict[LossName, PerSampleLoss] = {
     "focal": Focal(),
     "dice": Dice(),
     "dice-ce": DiceCrossEntropy(),
+    "half-square": HalfSquare(),
 }
