@@ -53,6 +53,7 @@ ALL = (
     Benchmark("secure_aggregation", quick=("--quick",)),
     Benchmark("private_training", quick=("--quick", "UNet 3D")),
     Benchmark("audit_log", quick=("--entries", "20000")),
+    Benchmark("data_scan", quick=("--files", "600")),
     Benchmark("burned_in_text", ("measure", str(DATA)), ("--count", "100"), DATA / "mednist"),
 )
 

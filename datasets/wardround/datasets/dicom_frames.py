@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 
+from wardround.datasets.deidentify.decoders import check_decoder
 from wardround.datasets.deidentify.frames import check_size, frame_count, has_pixels
 from wardround.datasets.deidentify.reading import BROKEN, quiet
 from wardround.datasets.errors import Refused
@@ -40,6 +41,7 @@ def frames(dataset: Dataset) -> Iterator[Frame]:
     of an unknown kind, or cannot be decoded.
     """
     grey = is_grey(dataset)
+    check_decoder(dataset)
     check_size(dataset, _MAX_DECODED_BYTES)
     seen = 0
     try:

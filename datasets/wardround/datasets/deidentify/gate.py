@@ -2,7 +2,7 @@
 
 from pydicom.dataset import Dataset
 
-from wardround.datasets.deidentify.burned import shows_text
+from wardround.datasets.deidentify.decoders import check_decoder
 from wardround.datasets.deidentify.frames import grey_planes, has_pixels
 from wardround.datasets.errors import Refused
 
@@ -34,5 +34,11 @@ def check_header(dataset: Dataset, sop_class: str) -> None:
 
 def check_pixels(dataset: Dataset) -> None:
     """Raise Refused when a frame looks as if it held text, or cannot be decoded to look."""
-    if has_pixels(dataset) and any(shows_text(plane) for plane in grey_planes(dataset)):
+    # Imported here: SciPy takes longer to load than a folder of small files to read.
+    from wardround.datasets.deidentify.burned import shows_text
+
+    if not has_pixels(dataset):
+        return
+    check_decoder(dataset)
+    if any(shows_text(plane) for plane in grey_planes(dataset)):
         raise Refused("burned_in_pixels", "lines of letter-like shapes")

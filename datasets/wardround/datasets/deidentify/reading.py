@@ -127,6 +127,8 @@ def _looks_like_dicom(data: bytes) -> bool:
 
 
 def _check_expansion(data: bytes) -> None:
+    if DeflatedExplicitVRLittleEndian.encode() not in data:
+        return
     file = io.BytesIO(data)
     with quiet():
         read_preamble(file, force=True)

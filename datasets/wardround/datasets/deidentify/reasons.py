@@ -22,6 +22,8 @@ REASONS = MappingProxyType(
         "burned_in_pixels": "its pixels look as if they hold burned-in text",
         "recognisable": "its header says a person is recognisable in the pixels",
         "pixels_unreadable": "its pixels cannot be decoded, so they cannot be checked for text",
+        "no_decoder": "no decoder for its compression here; pip install pylibjpeg-libjpeg "
+        "pylibjpeg-openjpeg",
         "survivor": "an identifying value was still found in the result; nothing was written",
         "no_pixels": "a DICOM object without an image",
         "several_frames": "several frames in one file where one picture was expected",
