@@ -90,7 +90,8 @@ def tidy_pixels(dataset: Dataset, syntax: UID) -> int:
     if _hides_bits(dataset):
         with quiet():
             decompress(dataset, as_rgb=False, generate_instance_uid=False)
-        return _trim(dataset, "PixelData")
+        _trim(dataset, "PixelData")
+        return len(frames)
     return sum(before != after for before, after in zip(frames, cleaned, strict=True))
 
 

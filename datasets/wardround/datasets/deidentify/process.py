@@ -57,6 +57,14 @@ class _Made:
     part: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Whose content a UID stands for: its hash, and its task when it was done in this run."""
+
+    sha256: str
+    task: _Task | None
+
+
 def deidentify_folder(
     source: Path,
     output: Path,
@@ -119,60 +127,85 @@ def _collect(
     journal: Journal | None,
     jobs: int | None,
     on_file: Callable[[int, int], None] | None,
-) -> Iterator[Done]:
-    """Place each result in order, so that of two files with one UID the same always comes first."""
-    taken: dict[str, str] = {}
-    known: dict[Path, Outcome] = {}
+) -> list[Done]:
+    """Give each finished file its name; of several contents with one UID see `_place`."""
+    outcomes: dict[Path, Outcome] = {}
     names: dict[Path, str] = {}
     if journal is not None:
         for task in tasks:
             names[task.source] = journal.name(task.source)
             earlier = journal.get(names[task.source])
-            if earlier and (not earlier.uid or _target(task, earlier.uid).is_file()):
-                known[task.source] = earlier
-    made = _run([task for task in tasks if task.source not in known], jobs)
+            if earlier and (
+                earlier.reason or (earlier.uid and _target(task, earlier.uid).is_file())
+            ):
+                outcomes[task.source] = earlier
+    holders = {
+        outcome.uid: _Holder(outcome.sha256, None)
+        for outcome in outcomes.values()
+        if outcome.uid and not outcome.duplicate
+    }
+
+    def keep(task: _Task, outcome: Outcome) -> None:
+        outcomes[task.source] = outcome
+        if journal is not None:
+            journal.put(names[task.source], outcome)
+
+    made = _run([task for task in tasks if task.source not in outcomes], jobs)
+    again: list[_Task] = []
     for number, task in enumerate(tasks, 1):
-        outcome = known.get(task.source)
-        if outcome is None:
-            outcome = _place(task, next(made), taken)
-            if journal is not None:
-                journal.put(names[task.source], outcome)
-        elif outcome.uid and not outcome.duplicate:
-            taken.setdefault(outcome.uid, outcome.sha256)
+        if task.source not in outcomes:
+            _place(task, next(made), holders, keep, again)
         if on_file is not None:
             on_file(number, len(tasks))
-        yield Done(task.source, outcome, _target(task, outcome.uid) if outcome.uid else None)
+    distinct = [replace(task, distinct=True) for task in again]
+    for task, result in zip(distinct, _run(distinct, jobs), strict=True):
+        _place(task, result, holders, keep, again)
+    uids = {outcome.sha256: outcome.uid for outcome in outcomes.values() if not outcome.duplicate}
+    return [_done(task, outcomes[task.source], uids) for task in tasks]
+
+
+def _done(task: _Task, outcome: Outcome, uids: dict[str, str]) -> Done:
+    if outcome.duplicate:
+        outcome = replace(outcome, uid=uids[outcome.sha256])
+    return Done(task.source, outcome, _target(task, outcome.uid) if outcome.uid else None)
 
 
 def _target(task: _Task, uid: str) -> Path:
     return task.output / f"{uid}.dcm"
 
 
-def _place(task: _Task, made: _Made, taken: dict[str, str]) -> Outcome:
-    """Give a finished file its name. The same bytes twice are one; another content of the same
-    UID gets a UID of its own, so that neither is lost.
+def _place(
+    task: _Task,
+    made: _Made,
+    holders: dict[str, _Holder],
+    keep: Callable[[_Task, Outcome], None],
+    again: list[_Task],
+) -> None:
+    """Give a finished file its name. The same bytes twice are one.
+
+    Of several contents under one UID, that of the smallest hash has it, whatever the files are
+    called; the others are put down to be done `again` with a UID of their own, so that none is
+    lost. A result of an earlier run keeps its UID.
     """
     outcome = made.outcome
     if made.part is None:
-        return outcome
-    earlier = taken.get(outcome.uid)
-    if earlier == outcome.sha256:
+        keep(task, outcome)
+        return
+    holder = holders.get(outcome.uid)
+    if holder is not None and holder.sha256 == outcome.sha256:
         made.part.unlink()
-        return replace(outcome, duplicate=True)
-    if earlier is not None:
+        keep(task, replace(outcome, duplicate=True))
+        return
+    if holder is not None and (holder.task is None or holder.sha256 < outcome.sha256):
         made.part.unlink()
-        again = next(_run([replace(task, distinct=True)], 1))
-        if again.part is None:
-            return again.outcome
-        outcome, part = again.outcome, again.part
-        if outcome.uid in taken:
-            part.unlink()
-            return replace(outcome, duplicate=True)
-    else:
-        part = made.part
-    taken[outcome.uid] = outcome.sha256
-    os.replace(part, _target(task, outcome.uid))
-    return outcome
+        again.append(task)
+        return
+    if holder is not None and holder.task is not None:
+        keep(holder.task, Outcome(""))  # no outcome: an interrupted run does this file anew
+        again.append(holder.task)
+    holders[outcome.uid] = _Holder(outcome.sha256, task)
+    os.replace(made.part, _target(task, outcome.uid))
+    keep(task, outcome)
 
 
 def _run(tasks: list[_Task], jobs: int | None) -> Iterator[_Made]:
@@ -209,7 +242,7 @@ def _alone(task: _Task) -> _Made:
 def _pool(workers: int) -> ProcessPoolExecutor:
     context = get_context("forkserver")
     # The script that was started is imported once, in the fork server, not once a worker.
-    context.set_forkserver_preload(["__main__", instance.__name__])
+    context.set_forkserver_preload(["__main__", instance.__name__, f"{__package__}.burned"])
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
 

@@ -117,10 +117,15 @@ def load_profile(path: Path) -> Profile:
     Raises DeidentificationError naming the entry that is wrong.
     """
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        # Windows editors put a byte order mark in front.
+        document = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise DeidentificationError("the profile file does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise DeidentificationError(f"the profile cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DeidentificationError("the profile is not UTF-8 text; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise DeidentificationError(f"the profile is not readable TOML: {error}") from None
     known = {"options", "modalities", "boxes", "max_file_mb", "max_pixels_mb"}
     if extra := sorted(set(document) - known):

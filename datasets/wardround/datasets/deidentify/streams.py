@@ -13,20 +13,21 @@ import struct
 
 from wardround.datasets.errors import Refused
 
-_SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
+_EOI, _SOS = 0xD9, 0xDA
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _BARE = frozenset(range(0xD0, 0xD8)) | {0x01}
-# What decoders need: JFIF (density and units), Adobe's and HP's colour transforms.
-_NEEDED = ((0xE0, b"JFIF\0", 16), (0xEE, b"Adobe", 14), (0xE8, b"mrfx", 16))
+# Tables, scans, restart intervals, numbers of lines, and JPEG-LS's parameters.
+_CODING = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xF8})
+# What decoders need of the rest, the last of its bytes: JFIF's version and density, Adobe's and
+# HP's colour transforms.
+_NEEDED = ((0xE0, b"JFIF\0", 16, 9), (0xEE, b"Adobe", 14, 1), (0xE8, b"mrfx", 16, 10))
 _RLE_HEADER = 64
-_J2K_SOC, _J2K_SIZ, _J2K_COM, _J2K_SOT, _J2K_SOD, _J2K_EOC = (
-    0xFF4F,
-    0xFF51,
-    0xFF64,
-    0xFF90,
-    0xFF93,
-    0xFFD9,
-)
+_J2K_SIZ, _J2K_COM, _J2K_SOT, _J2K_SOD, _J2K_EOC = 0xFF51, 0xFF64, 0xFF90, 0xFF93, 0xFFD9
+# CAP, COD, COC, TLM, PRF, PLM, PLT, CPF, QCD, QCC, RGN, POC, PPM, PPT, CRG
+_J2K_CODING = frozenset(
+    0xFF00 | low
+    for low in (0x50, 0x52, 0x53, 0x55, 0x56, 0x57, 0x58, 0x59, 0x5C, 0x5D, 0x5E, 0x5F, 0x60, 0x61)
+) | {0xFF63}
 
 
 def blank_comments(frame: bytes, rows: int, columns: int) -> bytes:
@@ -114,15 +115,21 @@ def _blank_jpeg(data: bytearray) -> tuple[int, int]:
         start, stop = at + 4, at + 2 + length
         if length < 2 or stop > len(data):
             raise Refused("pixels_unreadable", "a JPEG segment is longer than its frame")
-        if marker == _COM or 0xE0 <= marker <= 0xEF:
-            if not any(
-                marker == kind and data[start : start + len(name)] == name and length == size_
-                for kind, name, size_ in _NEEDED
-            ):
-                _zero(data, start, stop)
-        elif marker in _FRAME_HEADERS and size == (0, 0):
-            size = _word(data, start + 1), _word(data, start + 3)
+        if marker in _FRAME_HEADERS:
+            if size == (0, 0):
+                size = _word(data, start + 1), _word(data, start + 3)
+        elif marker not in _CODING:
+            _blank_segment(data, marker, start, stop)
         at = _after_scan(data, stop) if marker == _SOS else stop
+
+
+def _blank_segment(data: bytearray, marker: int, start: int, stop: int) -> None:
+    for kind, name, length, needed in _NEEDED:
+        begins = data[start : start + len(name)] == name
+        if marker == kind and begins and stop - start + 2 == length:
+            _zero(data, start + len(name), stop - needed)
+            return
+    _zero(data, start, stop)
 
 
 def _after_scan(data: bytearray, at: int) -> int:
@@ -157,13 +164,15 @@ def _blank_jpeg2000(data: bytearray) -> tuple[int, int]:
         length = _word(data, at + 2)
         if length < 2:
             raise Refused("pixels_unreadable", "a JPEG 2000 segment has no length")
-        if marker == _J2K_COM:
-            _zero(data, at + 6, at + 2 + length)
-        elif marker == _J2K_SIZ:
+        if marker == _J2K_SIZ:
             wide = _long(data, at + 6) - _long(data, at + 14)
             high = _long(data, at + 10) - _long(data, at + 18)
             size = high, wide
         elif marker == _J2K_SOT:
             part = _long(data, at + 6)
             tile_end = at + part if part else 0
+        elif marker == _J2K_COM:
+            _zero(data, at + 6, at + 2 + length)
+        elif marker not in _J2K_CODING:
+            _zero(data, at + 4, at + 2 + length)
         at += 2 + length
