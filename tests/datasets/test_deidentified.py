@@ -16,12 +16,20 @@ from typer.testing import CliRunner
 
 from wardround.datasets import data_cli, deidentified
 from wardround.datasets.cohort import Cohort, add
-from wardround.datasets.deidentified import RECORD, Deidentified, Summary, report_digest
+from wardround.datasets.deidentified import RECORD, RECORDS, Deidentified, Summary, report_digest
 from wardround.datasets.deidentify.report import FORMAT
 from wardround.datasets.errors import CohortInvalid, DataError
 from wardround.datasets.manifest import load_manifest
 
 KIND = "image-classification-2d"
+REPORT = {
+    "format": FORMAT,
+    "edition": "2024b",
+    "profile": {"options": []},
+    "files": {"seen": 3, "passed": 3, "duplicates": 0, "quarantined": 0},
+    "actions": {},
+    "reasons": {},
+}
 
 
 def scans(folder: Path, count: int = 12) -> None:
@@ -31,6 +39,12 @@ def scans(folder: Path, count: int = 12) -> None:
         label = ("well", "ill")[number % 2]
         name = f"P{number % 4}"
         write(folder / label / f"{name}_{number}.dcm", pixels, name, series=str(number + 1))
+
+
+def record(home: Path) -> Path:
+    """The one record of the site."""
+    [found] = (home / RECORDS).iterdir()
+    return found
 
 
 @pytest.fixture
@@ -81,7 +95,7 @@ def test_nothing_has_to_be_typed(
 
 def test_the_report_is_part_of_what_the_manifest_digest_names(clean: Path, tmp_path: Path) -> None:
     with_report = add(clean, tmp_path, "ct", KIND, key=KEY)
-    (clean / RECORD).unlink()
+    record(tmp_path).unlink()
     without = add(clean, tmp_path, "ct", KIND, key=KEY, replace=True)
     assert without.manifest.deidentification == ""
     assert with_report.manifest.entries == without.manifest.entries
@@ -114,7 +128,7 @@ def test_an_image_of_elsewhere_among_the_results(clean: Path, tmp_path: Path, at
 
 
 def test_a_damaged_record_is_not_passed_over(clean: Path, tmp_path: Path) -> None:
-    (clean / RECORD).write_text('{"format":"other","report":{},"files":[]}')
+    record(tmp_path).write_text('{"format":"other","report":{},"files":[]}')
     with pytest.raises(DataError, match="run data deidentify again"):
         add(clean, tmp_path, "ct", KIND, key=KEY)
 
@@ -140,10 +154,14 @@ def test_a_manifest_of_before_is_still_read(tmp_path: Path) -> None:
 def test_a_series_counts_as_one_image_of_many_files(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / "imagesTr" / "a" / f"{number}.dcm", picture(number), "P", place=number)
+    write(tmp_path / "imagesTr" / "b" / "0.dcm", picture(9), "Q")
     files = sorted((tmp_path / "imagesTr" / "a").iterdir())
-    assert Deidentified.of({}, files).foreign(tmp_path, ["imagesTr/a"]) == 0
-    assert Deidentified.of({}, files[:2]).foreign(tmp_path, ["imagesTr/a"]) == 1
-    assert Deidentified.of({}, files).foreign(tmp_path, ["imagesTr/b"]) == 1
+    images = ["imagesTr/a", "imagesTr/b"]
+    for number, (written, lacks) in enumerate(((files, 1), (files[:2], 2), ([], 2))):
+        home = tmp_path / str(number)
+        Deidentified.of(REPORT, written).save(home)
+        found, foreign = Deidentified.closest(home, tmp_path, images)
+        assert (found is not None, foreign) == ((lacks < 2), lacks % 2)
 
 
 def test_the_format_is_the_reports_own() -> None:

@@ -42,7 +42,9 @@ def scans(folder: Path) -> None:
 @pytest.fixture
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What `data deidentify` writes, and a list of classes as a site makes it from the map."""
-    monkeypatch.setenv("WARDROUND_DEIDENTIFY_KEY", str(tmp_path / "deidentify.key"))
+    home = tmp_path / "federation" / "north"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("WARDROUND_DEIDENTIFY_KEY", str(home / "deidentify.key"))
     scans(tmp_path / "scans")
     out, mapping = tmp_path / "clean", tmp_path / "map.csv"
     paths = [str(path) for path in (tmp_path / "scans", out, tmp_path / "done.json", mapping)]

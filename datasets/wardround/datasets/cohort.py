@@ -27,7 +27,7 @@ from wardround.datasets import cohort_image, nifti
 from wardround.datasets.check import Prepared, prepare
 from wardround.datasets.check_findings import Finding, counts
 from wardround.datasets.cohort_options import Options
-from wardround.datasets.deidentified import RECORD, Deidentified, report_digest
+from wardround.datasets.deidentified import RECORD, RECORDS, Deidentified, report_digest
 from wardround.datasets.errors import CohortInvalid, DataError, FileRefused
 from wardround.datasets.manifest import Entry, Manifest, Part, load_manifest, pseudonym
 from wardround.datasets.scan import Paths, Progress
@@ -239,7 +239,7 @@ def add(
     prepared = prepare(
         source, kind, options, key=key, state=folder / SCAN, workers=workers, progress=progress
     )
-    report, prepared = _deidentified(source, prepared)
+    report, prepared = _deidentified(source, home, prepared)
     digest = report_digest(report) if report else ""
     budget = _budget_name(home, name, prepared, key)
     cohort = _cohort(name, budget, source, options, prepared, digest)
@@ -268,21 +268,20 @@ def look(
     options = options or Options()
     key = secrets.token_bytes(32)
     prepared = prepare(source, kind, options, key=key, workers=workers, progress=progress)
-    _, prepared = _deidentified(source, prepared)
     return _cohort("", "", source, options, prepared)
 
 
 def _deidentified(
-    source: Path, prepared: Prepared
+    source: Path, home: Path, prepared: Prepared
 ) -> tuple[Mapping[str, canonical.Json] | None, Prepared]:
     """Return the report of the run that made every image here, None when no run made all."""
-    record = Deidentified.beside(source) if prepared.places else None
+    images = [paths[0] for paths in prepared.places.values()]
+    record, foreign = Deidentified.closest(home / RECORDS, source, images)
     if record is None:
         return None, prepared
-    foreign = record.foreign(source, (paths[0] for paths in prepared.places.values()))
     if not foreign:
         return record.report, prepared
-    detail = f"{foreign} of {len(prepared.places)}"
+    detail = f"{foreign} of {len(images)}"
     finding = Finding("not-deidentified", detail)
     return None, dataclasses.replace(prepared, findings=(*prepared.findings, finding))
 

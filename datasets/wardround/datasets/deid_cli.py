@@ -72,15 +72,16 @@ def deidentify(
 
     Results are named by their new SOP Instance UID. Files that cannot be made safe are set aside:
     nothing of them is written, the report lists them by SHA-256 and reason. A record of the run is
-    left with the results, for `data add` to find.
+    left beside the key, for `data add` to find.
 
     Exit codes: 0 the run is complete (files set aside included), 1 it could not be done,
     2 wrong usage.
     """
     errors = Console(stderr=True)
     try:
-        run = _run(source, output, profile, key, jobs, errors)
-        _record(run, output)
+        key_path = key if key is not None else default_key_path()
+        run = _run(source, output, profile, key_path, jobs, errors)
+        _record(run, key_path.parent)
         if report is not None:
             _write(report, json.dumps(run.report.to_json(), indent=2, sort_keys=True) + "\n")
         if map_file is not None:
@@ -103,7 +104,7 @@ def _run(
     source: Path,
     output: Path,
     profile: Path | None,
-    key: Path | None,
+    key_path: Path,
     jobs: int | None,
     errors: Console,
 ) -> "Run":
@@ -111,7 +112,6 @@ def _run(
     from wardround.datasets.deidentify import Profile, deidentify_folder, load_profile, open_key
 
     chosen = load_profile(profile) if profile is not None else Profile()
-    key_path = key if key is not None else default_key_path()
     fresh = not key_path.exists()
     secret = open_key(key_path, create=True)
     if fresh:
@@ -154,11 +154,11 @@ def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
         yield on_file
 
 
-def _record(run: "Run", output: Path) -> None:
-    from wardround.datasets.deidentified import RECORD, Deidentified
+def _record(run: "Run", folder: Path) -> None:
+    from wardround.datasets.deidentified import RECORDS, Deidentified
 
     written = dict.fromkeys(done.output for done in run.files if done.output is not None)
-    _write(output / RECORD, Deidentified.of(run.report.to_json(), written).to_bytes().decode())
+    Deidentified.of(run.report.to_json(), written).save(folder / RECORDS)
 
 
 def _map_rows(run: "Run") -> str:

@@ -1,12 +1,13 @@
-"""What a run of the de-identifier leaves beside its results, and what a data set keeps of it.
+"""What a run of the de-identifier leaves at the site, and what a data set keeps of it.
 
-The record in the output folder holds the run's report and the SHA-256 of each file it wrote. `data
-add` finds it there: when every image of the data set is one of those files, the data set keeps the
-report, and its manifest names the report's digest. Nothing has to be typed, and a picture that
-came from elsewhere is noticed. Neither file holds a name, a path or an identifier.
+The record, beside the key in the site's folder, holds the run's report and the SHA-256 of each
+file it wrote. `data add` looks there: when every image of the data set is one of those files, the
+data set keeps the report, and its manifest names the report's digest. Nothing has to be typed, and
+a picture that came from elsewhere is noticed. Neither file holds a name, a path or an identifier.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from wardround.datasets.scan_guard import MEBIBYTE, files_of, read_file
 from wardround.privacy import canonical
 from wardround.privacy.errors import MalformedData
 
-RECORD = "deidentification.json"
+RECORDS, RECORD = "deidentified", "deidentification.json"
 FORMAT = "wardround/v1/deidentified-files"
 # That of `deidentify.report`; importing it would load pydicom for every command of the site.
 REPORT_FORMAT = "wardround/v1/deidentification-report"
@@ -40,20 +41,50 @@ class Deidentified:
                 hashes.add(hashlib.file_digest(file, "sha256").hexdigest())
         return cls(report, frozenset(hashes))
 
+    def save(self, folder: Path) -> None:
+        """Write the record into `folder`, under its own SHA-256."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        data = self.to_bytes()
+        path = folder / f"{hashlib.sha256(data).hexdigest()}.json"
+        partial = path.with_suffix(".part")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(partial, path)
+
     @classmethod
-    def beside(cls, folder: Path) -> "Deidentified | None":
-        """Return the record in `folder`, None when there is none. DataError when it is damaged."""
-        if not (folder / RECORD).is_file():
-            return None
+    def closest(
+        cls, folder: Path, source: Path, images: Iterable[str]
+    ) -> "tuple[Deidentified | None, int]":
+        """Return the record in `folder` that knows most of `images`, and how many it lacks.
+
+        None when no record knows any of them. `images` are files below `source`, or folders of
+        slices. Raises DataError for a damaged record.
+        """
+        records = [cls.load(path) for path in sorted(folder.glob("*.json"))]
+        if not records:
+            return None, 0
+        hashes = [_hashes(source, image) for image in images]
+        lacks = [sum(not one or not one <= record.files for one in hashes) for record in records]
+        fewest = min(lacks)
+        if fewest == len(hashes):
+            return None, 0
+        return records[lacks.index(fewest)], fewest
+
+    @classmethod
+    def load(cls, path: Path) -> "Deidentified":
+        """Return the record at `path`; DataError when it is damaged."""
         try:
-            data = read_file(folder, RECORD, limit=MAX_RECORD)
+            data = read_file(path.parent, path.name, limit=MAX_RECORD)
             value = canonical.loads_object(data, max_bytes=MAX_RECORD)
             report, files = _object(value, "report"), value.get("files")
             Summary.of(report)
         except (FileRefused, MalformedData):
             files = None
         if not isinstance(files, list):
-            raise DataError(f"{RECORD} is damaged; run data deidentify again, or remove the file")
+            raise DataError(
+                f"{RECORDS}/{path.name} is damaged; run data deidentify again, or remove the file"
+            )
         return cls(report, frozenset(str(item) for item in files))
 
     def to_bytes(self) -> bytes:
@@ -62,20 +93,16 @@ class Deidentified:
             {"format": FORMAT, "report": self.report, "files": sorted(self.files)}
         )
 
-    def foreign(self, source: Path, images: Iterable[str]) -> int:
-        """Return how many of `images` (files below `source`, or folders of slices) it lacks."""
-        return sum(not self._wrote(source, image) for image in images)
 
-    def _wrote(self, source: Path, image: str) -> bool:
-        try:
-            folder = (source / image).is_dir()
-            parts = files_of(source, image) if folder else [image]
-            return bool(parts) and all(
-                hashlib.sha256(read_file(source, part, limit=MAX_FILE)).hexdigest() in self.files
-                for part in parts
-            )
-        except FileRefused:
-            return False
+def _hashes(source: Path, image: str) -> frozenset[str]:
+    """The SHA-256 of a file, or of each file of a folder; none when one cannot be read."""
+    try:
+        parts = files_of(source, image) if (source / image).is_dir() else [image]
+        return frozenset(
+            hashlib.sha256(read_file(source, part, limit=MAX_FILE)).hexdigest() for part in parts
+        )
+    except FileRefused:
+        return frozenset()
 
 
 def report_digest(report: Mapping[str, canonical.Json]) -> str:

@@ -68,7 +68,9 @@ def test_the_command_works_alone_and_names_nobody(folder, tmp_path, invoke):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     files = sorted(output.glob("*.dcm"))
     assert len(files) == 3
-    record = (output / "deidentification.json").read_text()
+    assert sorted(output.iterdir()) == files  # and nothing else
+    [kept] = (tmp_path / "config" / "wardround" / "deidentified").iterdir()
+    record = kept.read_text()
     assert sorted(json.loads(record)["files"]) == sorted(
         hashlib.sha256(path.read_bytes()).hexdigest() for path in files
     )
