@@ -1,6 +1,5 @@
 """The log itself, in both databases: appending, proving, and that nothing is ever changed."""
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.exc import DatabaseError as DriverError
 
 from wardround.privacy.errors import ProofInvalid
-from wardround.privacy.events import Access, Enrol, Fault, Revoke, from_leaf
+from wardround.privacy.events import Access, Enrol, Event, Revoke, from_leaf
 from wardround.privacy.identity import FileSigner
 from wardround.privacy.notes import Checkpoint, Note, cosign, witness_name
 from wardround.privacy.statements import FIRST, Body, Envelope, Statement, sign
@@ -56,7 +55,7 @@ class Speaker:
         keys = self.identity.public_bytes().hex(), self.witness.public_bytes().hex()
         return self.say(Enrol(self.name, *keys, "00", "Hospital", "wardround-0.1.0"))
 
-    def say(self, event: Enrol) -> Envelope:
+    def say(self, event: Event) -> Envelope:
         statement = Statement(
             self.log, self.name, self.sequence + 1, self.previous, 1, event.kind,
             Body(event.to_json()),
@@ -187,39 +186,6 @@ def test_time_never_goes_back(log: AuditLog) -> None:
     log.append([ACCESS])
     times = [from_leaf(leaf).ts_ms for leaf in log.entries(0, 3)]
     assert times == sorted(times)
-
-
-def test_two_coordinators_on_one_database_do_not_interleave(log: AuditLog) -> None:
-    """Each batch of ten stays together, and no index is used twice or left out."""
-    engines = [make_engine(log.engine.url) for _ in range(2)]
-    logs = [AuditLog(engine, log.signer, ORIGIN) for engine in engines]
-    failures: list[BaseException] = []
-
-    def work(which: int) -> None:
-        try:
-            for number in range(12):
-                fault = Fault(f"run-{which}", number, 1, "", "upload", "x")
-                logs[which].append([fault] * 10)
-                logs[which].checkpoint()
-        except BaseException as error:
-            failures.append(error)
-            raise
-
-    threads = [threading.Thread(target=work, args=(which,)) for which in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
-    leaves = log.entries(1, log.size())
-    assert len(leaves) == 240
-    batches = [from_leaf(leaf) for leaf in leaves]
-    for start in range(0, 240, 10):
-        assert len({(leaf.run, leaf.round) for leaf in batches[start : start + 10]}) == 1
-    root, size = root_and_size(log.checkpoint())
-    assert (root, size) == (root_of(map(leaf_hash, log.entries(0, 241))), 241)
-    for engine in engines:
-        engine.dispose()
 
 
 CHANGES = [
