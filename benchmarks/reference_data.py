@@ -1,10 +1,18 @@
-"""The real data of the reference figures, as tensors."""
+"""The real data of the reference figures, as tensors; what chooses and what reports lie apart.
+
+`mednist` and `heart_disease` give what may be trained on and chosen with; the test parts come from
+functions of their own, which nothing that trains or chooses calls. Who is in which part is decided
+by SHA-256 of the content itself (after a fixed word), so it is the same everywhere.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +23,10 @@ from torch import Tensor
 REPOSITORY = Path(__file__).resolve().parent.parent
 MEDNIST_CLASSES = ("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT")
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
+SIZE = 32
+WORD = b"wardround reference split 2"
+BLOCK = 50
+HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +41,11 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Sites:
-    """Training data by site; validation and test data for choosing and for reporting."""
+class Learning:
+    """Training data by site, and the validation data that choose."""
 
     train: dict[str, Part]
     validation: dict[str, Part]
-    test: dict[str, Part]
-
-    def pooled(self) -> Part:
-        """The training data of all sites together."""
-        return joined(list(self.train.values()))
 
 
 def joined(parts: list[Part]) -> Part:
@@ -51,64 +58,114 @@ def folder() -> Path:
     return Path(os.environ.get("WARDROUND_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
-def mednist(size: int = 32) -> Sites:
-    """The open half of MedNIST over the four label-skewed sites of `site_dir05`, size x size."""
-    root = folder() / "mednist"
-    rows = list(csv.DictReader((root / "split.csv").open()))
-    images = np.stack([np.asarray(Image.open(root / row["path"])) for row in rows])
-    inputs = torch.from_numpy(images).float().div_(255).sub_(0.5)[:, None]
-    inputs = torch.nn.functional.adaptive_avg_pool2d(inputs, size)
-    targets = torch.tensor([MEDNIST_CLASSES.index(row["label"]) for row in rows])
-
-    def part(split: str, site: str | None) -> Part:
-        chosen = [
-            i
-            for i, row in enumerate(rows)
-            if row["split"] == split and site in (None, row["site_dir05"])
-        ]
-        return Part(inputs[chosen], targets[chosen])
-
-    return Sites(
-        train={f"site-{s}": part("train", s) for s in "0123"},
-        validation={"all": part("val", None)},
-        test={"all": part("test", None)},
+def mednist() -> Learning:
+    """The open half of MedNIST over the four label-skewed sites of `site_dir05`, 32 x 32."""
+    return Learning(
+        {f"site-{s}": _images("train", s) for s in "0123"}, {"all": _images("validation")}
     )
 
 
-def heart_disease(seed: int = 43) -> Sites:
-    """Four hospitals, prepared as FLamby does: 13 inputs, z-scores of each hospital's own data.
+def mednist_test() -> dict[str, Part]:
+    """About a tenth of each class, in whole blocks."""
+    return {"all": _images("test")}
 
-    Columns slope, ca and thal are left out, then rows with a gap; two thirds are for training.
-    Of those, a fifth is kept for choosing the learning rate. The z-scores' means and deviations
-    are statistics of patients that no accountant has seen, as in the benchmark's own recipe; they
-    do not leave the hospital.
+
+def _images(part: str, site: str | None = None) -> Part:
+    rows = [
+        row
+        for row, where in zip(_rows(), _parts(), strict=True)
+        if where == part and site in (None, row["site_dir05"])
+    ]
+    images = np.stack([np.asarray(Image.open(_mednist() / row["path"])) for row in rows])
+    inputs = torch.from_numpy(images).float().div_(255).sub_(0.5)[:, None]
+    targets = torch.tensor([MEDNIST_CLASSES.index(row["label"]) for row in rows])
+    return Part(torch.nn.functional.adaptive_avg_pool2d(inputs, SIZE), targets)
+
+
+def _mednist() -> Path:
+    return folder() / "mednist"
+
+
+@cache
+def _rows() -> tuple[dict[str, str], ...]:
+    return tuple(csv.DictReader((_mednist() / "split.csv").open()))
+
+
+@cache
+def _parts() -> tuple[str, ...]:
+    """The part of every row: test, validation or train.
+
+    Blocks of 50 consecutive numbers stay together, as in split.csv, since neighbours may be slices
+    of one scan. Of each class, in the order of their hashes, as many blocks as make a tenth of the
+    class are for test, then as many for validation. A block that split.csv calls test is never one
+    of the test blocks here: earlier trials had reported on those.
     """
-    train, validation, test = {}, {}, {}
-    for index, name in enumerate(HOSPITALS):
-        inputs, targets = _hospital(folder() / "heart-disease" / f"processed.{name}.data")
-        order = np.random.default_rng(seed + index).permutation(len(targets))
-        cut = round(len(order) * 0.66)
-        inner = round(cut * 0.8)
-        mean, std = inputs[order[:cut]].mean(0), inputs[order[:cut]].std(0, ddof=1) + 1e-9
-        scaled = torch.from_numpy(((inputs - mean) / std).astype(np.float32))
-        classes = torch.from_numpy(targets)
-        for into, chosen in (
-            (train, order[:inner]),
-            (validation, order[inner:cut]),
-            (test, order[cut:]),
-        ):
-            rows = torch.from_numpy(chosen)
-            into[name] = Part(scaled[rows], classes[rows])
-    # One validation set for all: some hospitals' own is six patients, which chooses nothing.
-    return Sites(train, {"all": joined(list(validation.values()))}, test)
+    blocks: dict[tuple[str, int], list[dict[str, str]]] = defaultdict(list)
+    for row in _rows():
+        blocks[row["label"], int(Path(row["path"]).stem) // BLOCK].append(row)
+    found: dict[str, str] = {}
+    for label in MEDNIST_CLASSES:
+        mine = sorted((rows for key, rows in blocks.items() if key[0] == label), key=_hash)
+        wanted = HELD_OUT * sum(map(len, mine))
+        for part in ("test", "validation"):
+            size = 0
+            for rows in mine:
+                taken = rows[0]["path"] in found
+                if size < wanted and not taken and (part, rows[0]["split"]) != ("test", "test"):
+                    found |= {row["path"]: part for row in rows}
+                    size += len(rows)
+    return tuple(found.get(row["path"], "train") for row in _rows())
 
 
-def _hospital(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    rows = [line.split(",") for line in path.read_text().split() if line]
-    kept = [row[:10] + row[13:] for row in rows]
-    whole = np.array([[float(v) for v in row] for row in kept if "?" not in row])
+def _hash(rows: list[dict[str, str]]) -> bytes:
+    digest = hashlib.sha256(WORD)
+    for row in rows:
+        digest.update((_mednist() / row["path"]).read_bytes())
+    return digest.digest()
+
+
+def heart_disease(split: int) -> Learning:
+    """Four hospitals; two thirds of each for learning, a fifth of these for validation.
+
+    13 inputs prepared as FLamby does: columns slope, ca and thal are left out, then rows with a
+    gap; z-scores of each hospital's own learning data. Their means and deviations are statistics of
+    patients that no accountant has seen, as in the benchmark's own recipe; they do not leave the
+    hospital.
+    """
+    parts = {name: _hospital(name, split) for name in HOSPITALS}
+    # One validation set for all: some hospitals' own is a handful of patients.
+    return Learning(
+        {name: parts[name][0] for name in HOSPITALS},
+        {"all": joined([parts[name][1] for name in HOSPITALS])},
+    )
+
+
+def heart_disease_test(split: int) -> dict[str, Part]:
+    """The last third of each hospital."""
+    return {name: _hospital(name, split)[2] for name in HOSPITALS}
+
+
+def _hospital(name: str, split: int) -> tuple[Part, Part, Part]:
+    text = (folder() / "heart-disease" / f"processed.{name}.data").read_text()
+    rows = [row for row in text.split() if "?" not in _kept(row)]
+    rows.sort(key=lambda row: hashlib.sha256(WORD + f" {split} {row}".encode()).digest())
+    whole = np.array([[float(v) for v in _kept(row)] for row in rows])
     raw, disease = whole[:, :10], (whole[:, 10] > 0).astype(np.int64)
     columns = [raw[:, i] for i in range(10) if i not in (2, 6)]
     columns += [raw[:, 2] == value for value in (2, 3, 4)]
     columns += [raw[:, 6] == value for value in (1, 2)]
-    return np.stack([np.asarray(c, dtype=np.float64) for c in columns], 1), disease
+    inputs = np.stack([np.asarray(c, dtype=np.float64) for c in columns], 1)
+    cut = round(len(rows) * 0.66)
+    inner = round(cut * 0.8)
+    mean, std = inputs[:cut].mean(0), inputs[:cut].std(0, ddof=1) + 1e-9
+    scaled = torch.from_numpy(((inputs - mean) / std).astype(np.float32))
+    classes = torch.from_numpy(disease)
+    first, second, third = (
+        Part(scaled[a:b], classes[a:b]) for a, b in ((0, inner), (inner, cut), (cut, len(rows)))
+    )
+    return first, second, third
+
+
+def _kept(row: str) -> list[str]:
+    values = row.split(",")
+    return values[:10] + values[13:]

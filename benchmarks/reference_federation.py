@@ -1,23 +1,23 @@
 """Sites and a coordinator in one process: the real secure sum over the in-process Flower grid.
 
 Every message of the protocol is encoded, travels as a Flower message, and is decoded; each site
-checks, masks and signs as in a study. Left out are the plan, the ledger, the log and the TLS: they
-change nothing in what is learned.
+checks, masks and signs as in a study. Left out are the ledger, the log and the TLS: they change
+nothing in what is learned.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from wardround.privacy.identity import FileSigner, Roster, SiteKeys
-from wardround.privacy.model import TensorLayout
+from wardround.privacy.model import Vector
+from wardround.privacy.plan import StudyPlan
+from wardround.privacy.run_spec import make_run_spec
 from wardround.privacy.secagg import (
-    Aggregate,
     Aggregator,
     BookAck,
     Confirmation,
@@ -26,7 +26,6 @@ from wardround.privacy.secagg import (
     KeyBook,
     Participant,
     Quorum,
-    RunSpec,
     Shares,
     SignedRunSpec,
     Survivors,
@@ -40,7 +39,6 @@ from wardround.privacy.secagg import (
 from wardround.server.exchange import Exchange, Reply, Request
 from wardround.server.inprocess import InProcessGrid
 
-Vector = npt.NDArray[np.float32]
 DEADLINE = 60.0
 
 
@@ -86,16 +84,8 @@ class _Site:
 class Federation:
     """The secure sum of a run: `aggregate` once a round."""
 
-    def __init__(
-        self,
-        sites: tuple[str, ...],
-        layout: tuple[TensorLayout, ...],
-        *,
-        rounds: int,
-        clip: float,
-        max_weight: int,
-    ) -> None:
-        names = tuple(sorted(sites))
+    def __init__(self, plan: StudyPlan) -> None:
+        names = plan.participants.sites
         signers = {name: FileSigner.generate() for name in names}
         coordinator = FileSigner.generate()
         roster = Roster(
@@ -104,20 +94,7 @@ class Federation:
                 for k, n in enumerate(names)
             )
         )
-        threshold = len(names) // 2 + 1
-        spec = RunSpec(
-            run="reference",
-            study=bytes(32),
-            roster=bytes.fromhex(roster.digest()),
-            participants=names,
-            threshold=threshold,
-            colluders=0,
-            min_cohort=max(3, threshold),
-            rounds=rounds,
-            layout=layout,
-            clip=clip,
-            max_weight=max_weight,
-        )
+        spec = make_run_spec(plan, "reference", roster)
         signed = SignedRunSpec.sign(spec, coordinator)
         public = coordinator.public_bytes()
         self._spec = spec
@@ -149,15 +126,20 @@ class Federation:
         confirmations = {n: encode(self._aggregator.confirmation(n)) for n in self._sites}
         self._ask("confirm", confirmations)
 
-    def aggregate(self, updates: Mapping[str, Vector], weights: Mapping[str, int]) -> Aggregate:
-        """The weighted mean of one round's updates [D], opened only as a sum."""
+    def aggregate(
+        self, model: Vector, change: Callable[[str, Vector], tuple[Vector, int]]
+    ) -> Vector:
+        """The weighted mean [D] of what `change` makes of `model` at each site.
+
+        `change` gives a site's update [D] and weight; the updates are opened only as a sum.
+        """
         self._round += 1
         for name, site in self._sites.items():
-            values = np.clip(updates[name], -self._spec.clip, self._spec.clip)
-            site.contribution = Contribution(values.astype(np.float32), weights[name], ())
-        model = hashlib.sha256(self._round.to_bytes(4, "big")).digest()
+            update, weight = change(name, model)
+            site.contribution = Contribution(update, weight, (0,) * len(self._spec.counters))
+        digest = hashlib.sha256(model.tobytes()).digest()
         names = tuple(self._sites)
-        task = self._aggregator.task(self._round, 1, names, model, ())
+        task = self._aggregator.task(self._round, 1, names, digest, ())
         for reply in self._all("task", task).values():
             vector = np.frombuffer(reply.payload or b"", dtype=ring_type(self._spec.ring_bits))
             self._aggregator.add(decode(Upload, reply.body), vector.copy())
@@ -167,7 +149,7 @@ class Federation:
         quorum = encode(self._aggregator.quorum())
         for reply in self._ask("open", dict.fromkeys(self._fixed(), quorum)).values():
             self._aggregator.add_shares(decode(Shares, reply.body))
-        return self._aggregator.result()
+        return self._aggregator.result().mean
 
     def _fixed(self) -> tuple[str, ...]:
         return self._aggregator.survivors()
