@@ -1,9 +1,12 @@
 """The PDF: tagged, held to PDF/UA-1 and PDF/A-2a by its exporter, deaf to hostile texts."""
 
 import io
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pypdf
 import pytest
@@ -17,6 +20,8 @@ from wardround.server.report import RunReport
 from wardround.server.report.document import run_document
 
 MakeReport = Callable[..., RunReport]
+REPOSITORY = Path(__file__).resolve().parents[3]
+CHECKER = Path(os.environ.get("WARDROUND_PAGE", REPOSITORY / ".venv/page"))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,43 @@ def test_says_it_meets_pdf_ua_and_pdf_a(data: bytes) -> None:
     assert root["/MarkInfo"]["/Marked"]
     assert root["/Lang"] == "en"
     assert root["/ViewerPreferences"]["/DisplayDocTitle"]
+
+
+@pytest.fixture(scope="module")
+def validate() -> Callable[[bytes, str], list[str]]:
+    """A checker of PDF/UA and PDF/A that has nothing to do with the exporter: rules that fail."""
+    if not CHECKER.is_dir():
+        pytest.skip("page-validation is not installed (see .ci/accessibility)")
+    sys.path.append(str(CHECKER))
+    try:
+        page = pytest.importorskip("page", reason="page-validation is not made for this Python")
+    finally:
+        sys.path.remove(str(CHECKER))
+
+    def failures(data: bytes, profile: str) -> list[str]:
+        found = page.validate_pdf_bytes(data, profile=profile)
+        assert found.rules.total > 100
+        return sorted({failure.rule_id for failure in found.failures})
+
+    return failures
+
+
+@pytest.mark.parametrize("profile", ["ua1", "2a"])
+def test_another_program_finds_nothing_against_the_standards(
+    data: bytes, validate: Callable[[bytes, str], list[str]], profile: str
+) -> None:
+    assert validate(data, profile) == []
+
+
+def test_the_other_program_sees_what_is_missing(
+    data: bytes, validate: Callable[[bytes, str], list[str]]
+) -> None:
+    blind = data.replace(b"/Alt(", b"/Xlt(")
+    assert blind != data
+    assert any("FIGURE" in rule for rule in validate(blind, "ua1"))
+    untagged = data.replace(b"/Marked true", b"/Marked null")
+    assert untagged != data
+    assert validate(untagged, "ua1")
 
 
 def test_is_tagged_with_headings_tables_and_alternative_texts(data: bytes) -> None:
