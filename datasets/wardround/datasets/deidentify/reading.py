@@ -1,5 +1,6 @@
 """A file's bytes to a pydicom data set, with every limit checked before anything is expanded."""
 
+import errno
 import hashlib
 import io
 import os
@@ -63,6 +64,8 @@ def read_content(path: Path, limit: int) -> Content:
     except OSError as error:
         if path.is_symlink():
             raise Refused("link", "a symbolic link") from None
+        if error.errno in (errno.ENXIO, errno.ENODEV):  # sockets, devices without a driver
+            raise Refused("special_file", "not a regular file") from None
         raise Refused("unreadable", f"cannot be opened: {os.strerror(error.errno or 0)}") from None
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
