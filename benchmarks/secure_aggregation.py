@@ -48,9 +48,8 @@ from wardround.privacy.secagg import (
     Participant,
     RunSpec,
     SignedRunSpec,
-    Task,
-    adaptive_clips,
     encode,
+    next_clip,
     ring_type,
     segments,
 )
@@ -61,7 +60,7 @@ from wardround.privacy.secagg.masking import (
     fastest_backend,
 )
 from wardround.privacy.secagg.protection import GroupKeys, protect, unmask, unprotect
-from wardround.privacy.secagg.quantization import Quantizer
+from wardround.privacy.secagg.quantization import Decoder, Quantizer
 from wardround.privacy.secagg.segments import CHUNK_BYTES, SEGMENT_BYTES
 
 SECTION = "secure aggregation"
@@ -120,13 +119,13 @@ def raw_stream(streams: list[Stream], size: int) -> None:
 
 def bare_site(spec: RunSpec, update: np.ndarray, streams: list[Stream]) -> np.ndarray:
     """What SecAgg+ does at a site and no more: check, quantise, self mask and pair masks."""
-    vector = np.empty(len(update), dtype=ring_type(spec.ring_bits))
+    vector = np.empty(spec.encoded_length, dtype=ring_type(spec.ring_bits))
     signed = segments.signed_view(vector)
-    quantizer = Quantizer(spec, (), 10)
+    quantizer = Quantizer(spec, 0.16, update, 10)
     for index, part in enumerate(segments.segments(len(vector), vector.itemsize)):
         mask = SegmentMask(streams, index)
         for start, stop in segments.chunks(*part, vector.itemsize):
-            quantizer.encode(update[start:stop], start, signed[start:stop])
+            quantizer.encode(start, signed[start:stop])
             mask.apply(vector[start:stop])
     return vector
 
@@ -207,7 +206,7 @@ def table(dimension: int, sites: int, repeats: int) -> list[Row]:
     ]
     weights = [10] * sites
     names = tuple(f"site-{k:02}" for k in range(sites))
-    task = Task(bytes(32), bytes(32), 1, 1, names, bytes(32))
+    clip = 0.16  # as a task brings it from the second round on: 16 bits are rotated
     streams = [Stream(bytes([k]) * 32, 1 if k % 2 else -1) for k in range(sites)]
     group = GroupKeys(b"g" * 32, b"c" * 32)
     contribution = Contribution(updates[0], 10)
@@ -230,7 +229,7 @@ def table(dimension: int, sites: int, repeats: int) -> list[Row]:
         total = masked[bits][0].copy()
         for vector in masked[bits][1:]:
             np.add(total, vector, out=total)
-        return unmask(plain[bits], task, names, total, streams)
+        return unmask(plain[bits], clip, names, total, streams)
 
     quick: dict[str, Callable[[], object]] = {
         "fedavg": lambda: chunked_fedavg(updates, weights),
@@ -238,17 +237,17 @@ def table(dimension: int, sites: int, repeats: int) -> list[Row]:
         "flower records": lambda: aggregate_arrayrecords(records, "num-examples"),
         "raw": lambda: raw_stream(streams, 4 * dimension),
         "masks": lambda: apply_streams(blank, streams),
-        "site 32": lambda: protect(wide, task, names[0], contribution, streams, group),
-        "site 16": lambda: protect(narrow, task, names[0], contribution, streams, group),
+        "site 32": lambda: protect(wide, clip, names[0], contribution, streams, group),
+        "site 16": lambda: protect(narrow, clip, names[0], contribution, streams, group),
         "bare 32": lambda: bare_site(wide, updates[0], streams),
         "bare 16": lambda: bare_site(narrow, updates[0], streams),
         "coordinator 32": lambda: coordinator(32),
         "coordinator 16": lambda: coordinator(16),
         "digest": lambda: segments.vector_digest(blank),
     }
-    vector, _ = protect(wide, task, names[0], contribution, streams, group)
+    vector, _ = protect(wide, clip, names[0], contribution, streams, group)
     apply_streams(vector, [stream.opposite() for stream in streams])
-    quick["strip"] = lambda: unprotect(wide, task, names[:1], vector, group)
+    quick["strip"] = lambda: unprotect(wide, clip, names[:1], vector, group)
     seconds = least(quick, repeats)
     slow: dict[str, Callable[[], object]] = {
         "secagg+ site": lambda: secagg_plus_site(updates[0], sites),
@@ -311,7 +310,6 @@ def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
 def both_cores(dimension: int, repeats: int) -> Row:
     """Wall-clock gain of a site's step over one thread (others' load on the machine counts)."""
     spec, sites = spec_of(dimension, 10, 32, True), 10
-    task = Task(bytes(32), bytes(32), 1, 1, spec.participants, bytes(32))
     streams = [Stream(bytes([k]) * 32) for k in range(sites)]
     contribution = Contribution(np.zeros(dimension, np.float32), 10)
     group = GroupKeys(b"g" * 32, b"c" * 32)
@@ -321,7 +319,7 @@ def both_cores(dimension: int, repeats: int) -> Row:
             for name, count in (("one", lambda: 1), ("all", cores)):
                 segments._cores = count
                 start = time.perf_counter()
-                protect(spec, task, "site-00", contribution, streams, group)
+                protect(spec, None, "site-00", contribution, streams, group)
                 walls[name] = min(walls[name], time.perf_counter() - start)
     finally:
         segments._cores = cores
@@ -329,29 +327,94 @@ def both_cores(dimension: int, repeats: int) -> Row:
     return Row(f"site on {cores()} cores, wall", walls["all"] * 1e3, "ms", "one core", gain)
 
 
-def model_deltas(
-    sites: int, rounds: int, *, pooled: bool
-) -> tuple[list[TensorLayout], list[list[np.ndarray]]]:
-    """Deltas of a small convolutional network that really trains: [round][site] -> float32 [D].
+def networks() -> dict[str, Callable[[], Any]]:
+    """Small networks of several kinds, all for images of 16 x 16 pixels and four classes.
 
-    `pooled` averages over the image before the last layer, as residual networks do; otherwise a
-    wide dense layer sees every pixel, whose deltas have far heavier tails.
+    `wide dense`: a dense layer sees every pixel; its deltas have heavy tails. `pooled` averages
+    over the image first, as residual networks do. `residual` is an encoder and decoder with
+    skips and residual blocks, for segmentation. `transformer` has patches and attention.
+    """
+    import torch
+    from torch import nn
+
+    class Residual(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.inner(x)
+
+    class Tokens(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(2).transpose(1, 2)
+
+    class Mean(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(1)
+
+    def convolutional(pooled: bool) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.GroupNorm(8, 32), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(128, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.ReLU(),
+            *((nn.AdaptiveAvgPool2d(1),) if pooled else ()), nn.Flatten(),
+            nn.Linear(128 if pooled else 128 * 16, 64), nn.ReLU(), nn.Linear(64, 4),
+        )  # fmt: skip
+
+    def block(width: int) -> nn.Module:
+        return Residual(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+            )
+        )  # fmt: skip
+
+    def residual() -> nn.Module:
+        deep = nn.Sequential(
+            nn.Conv2d(32, 64, 2, stride=2), block(64), nn.ConvTranspose2d(64, 32, 2, stride=2)
+        )
+        middle = nn.Sequential(
+            nn.Conv2d(16, 32, 2, stride=2), block(32), Residual(deep), block(32),
+            nn.ConvTranspose2d(32, 16, 2, stride=2),
+        )  # fmt: skip
+        return nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), block(16), Residual(middle), block(16),
+            nn.Conv2d(16, 5, 1),
+        )  # fmt: skip
+
+    def transformer() -> nn.Module:
+        layers = (
+            nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True, norm_first=True)
+            for _ in range(2)
+        )
+        return nn.Sequential(
+            nn.Conv2d(1, 64, 4, stride=4), Tokens(), *layers, Mean(), nn.Linear(64, 4)
+        )
+
+    return {
+        "wide dense": lambda: convolutional(False),
+        "pooled": lambda: convolutional(True),
+        "residual": residual,
+        "transformer": transformer,
+    }
+
+
+def model_deltas(
+    kind: str, sites: int, rounds: int
+) -> tuple[list[TensorLayout], list[list[np.ndarray]]]:
+    """Deltas of a network that really trains: [round][site] -> float32 [D].
 
     Each site holds invented images (gratings whose angle tells the class, in noise) with its own
-    brightness; ten steps of SGD with momentum a round, then federated averaging.
+    brightness; ten steps of SGD with momentum a round, then federated averaging. For segmentation
+    a grating fills a disc, and each pixel is to be told.
     """
     import torch
     from torch import nn
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1), nn.GroupNorm(8, 32), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(128, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.ReLU(),
-        *((nn.AdaptiveAvgPool2d(1),) if pooled else ()), nn.Flatten(),
-        nn.Linear(128 if pooled else 128 * 16, 64), nn.ReLU(), nn.Linear(64, 4),
-    )  # fmt: skip
+    model = networks()[kind]()
     layout = [TensorLayout(name, tuple(p.shape)) for name, p in model.named_parameters()]
     axis = torch.arange(16.0)
 
@@ -361,6 +424,10 @@ def model_deltas(
         along = torch.cos(angle)[:, None, None] * axis[None, None, :]
         across = torch.sin(angle)[:, None, None] * axis[None, :, None]
         grating = torch.sin(0.9 * (along + across) + phase[:, None, None])
+        if kind == "residual":
+            middle = 3 + 10 * torch.rand(2, count, 1, 1)
+            disc = (axis[:, None] - middle[0]) ** 2 + (axis - middle[1]) ** 2 < 16
+            grating, labels = 2 * grating * disc, disc * (labels + 1)[:, None, None]
         return (grating * (1 + site / sites) + torch.randn(count, 16, 16))[:, None], labels
 
     def flat() -> torch.Tensor:
@@ -383,15 +450,42 @@ def model_deltas(
     return layout, result
 
 
+def errors_in_16_bits(
+    layout: list[TensorLayout], rounds: list[list[np.ndarray]], weights: list[int]
+) -> list[float]:
+    """Relative error of each round's mean, every bound from the sum before as in a real run."""
+    spec = whole_spec(layout, len(weights))
+    clip, total, errors = None, sum(weights), []
+    for deltas in rounds:
+        vector = np.zeros(spec.encoded_length, np.int16)
+        encoded = np.empty_like(vector)
+        for delta, weight in zip(deltas, weights, strict=True):
+            quantizer = Quantizer(spec, clip, delta, weight)
+            for start in range(0, len(vector), 65536):
+                quantizer.encode(start, encoded[start : start + 65536])
+            vector += encoded
+        decoder = Decoder(spec, clip, total)
+        for start in range(0, len(vector), 65536):
+            decoder.decode(vector[start : start + 65536], start)
+        aggregate = Aggregate(decoder.mean, total, {}, spec.participants, "")
+        expected = np.average(np.asarray(deltas, np.float64), axis=0, weights=weights)
+        errors.append(float(np.linalg.norm(aggregate.mean - expected) / np.linalg.norm(expected)))
+        clip = next_clip(spec, aggregate)
+    return errors
+
+
 def whole_round(
     sites: int,
     layout: list[TensorLayout],
     updates: list[np.ndarray],
     bits: int,
-    clips: tuple[float, ...] = (),
-    clip: float = 1.0,
+    clip: float | None = None,
+    dead: int = 0,
 ) -> tuple[Aggregate, int, int]:
-    """One real round through every message: the aggregate, bytes of a vector, control bytes."""
+    """One real round through every message: the aggregate, bytes of a vector, control bytes.
+
+    The last `dead` sites get the task but do not upload.
+    """
     signers = {f"site-{k:02}": FileSigner.generate() for k in range(sites)}
     coordinator = FileSigner.generate()
     roster = Roster(
@@ -409,7 +503,7 @@ def whole_round(
     spec = SignedRunSpec.sign(
         RunSpec(
             "bench", bytes(32), bytes.fromhex(roster.digest()), tuple(signers), threshold, 0,
-            max(3, threshold), 10, tuple(layout), clip, 100, ("correct", "evaluated"), bits,
+            max(3, threshold), 10, tuple(layout), 1.0, 100, ("correct", "evaluated"), bits,
         ),
         coordinator,
     )  # fmt: skip
@@ -429,9 +523,9 @@ def whole_round(
         aggregator.add_ack(person.accept_book(aggregator.key_book()))
     for name, person in people.items():
         person.confirm(aggregator.confirmation(name))
-    task = aggregator.task(1, 1, tuple(people), bytes(32), clips)
+    task = aggregator.task(1, 1, tuple(people), bytes(32), clip)
     sent, size = dict.fromkeys(people, 0), 0
-    for (name, person), update in zip(people.items(), updates, strict=True):
+    for (name, person), update in list(zip(people.items(), updates, strict=True))[: sites - dead]:
         upload, vector = person.begin_round(task, bytes(32), Contribution(update, 100, (1, 2)))
         aggregator.add(upload, vector)
         sent[name], size = len(encode(upload)), vector.nbytes
@@ -447,39 +541,47 @@ def whole_round(
 
 
 def sizes_and_errors() -> list[Row]:
-    """Bytes up and relative errors, on deltas of a network that really trains."""
-    layout, rounds = model_deltas(10, 4, pooled=False)
-    scales = adaptive_clips(whole_spec(layout), np.mean(rounds[2], axis=0, dtype=np.float32))
-    expected = np.mean([update.astype(np.float64) for update in rounds[3]], axis=0)
-    aggregate, _, _ = whole_round(10, layout, rounds[3], 16, scales)
-    error = float(np.linalg.norm(aggregate.mean - expected) / np.linalg.norm(expected))
-    rows = [Row("error at 16 bits, wide dense", error, "relative")]
-    layout, rounds = model_deltas(10, 4, pooled=True)
-    scales = adaptive_clips(whole_spec(layout), np.mean(rounds[2], axis=0, dtype=np.float32))
-    expected = np.mean([update.astype(np.float64) for update in rounds[3]], axis=0)
-    for bits, clips, goal, bytes_goal in ((32, (), 1e-6, 1.0), (16, scales, 1e-3, 0.5)):
-        aggregate, size, control = whole_round(10, layout, rounds[3], bits, clips)
+    """Bytes up, control messages, and relative errors on deltas of networks that really train."""
+    rows, ten = [], list(range(10, 110, 10))
+    for kind in networks():
+        layout, rounds = model_deltas(kind, 10, 6)
+        for name, weights in (("", [100] * 10), (", uneven", ten)):
+            first, *errors = errors_in_16_bits(layout, rounds, weights)
+            worst, middle = max(errors), sorted(errors)[len(errors) // 2]
+            rows += [
+                Row(f"{kind}{name}: median round", middle, "relative", "", None,
+                    "<=0.001", middle <= 1e-3),
+                Row(f"{kind}{name}: worst round", worst, "relative", "median", worst / middle,
+                    "<=0.001", worst <= 1e-3),
+            ]  # fmt: skip
+        rows.append(Row(f"{kind}: first round", first, "relative"))
+    for bits, share_goal in ((32, 1.0), (16, 0.5)):
+        aggregate, size, _ = whole_round(10, layout, rounds[-1], bits)
+        expected = np.mean(np.asarray(rounds[-1], np.float64), axis=0)
         error = float(np.linalg.norm(aggregate.mean - expected) / np.linalg.norm(expected))
-        share = size / rounds[3][0].nbytes
+        share = size / rounds[-1][0].nbytes
         rows += [
-            Row(
-                f"error at {bits} bits, real deltas", error, "relative", "", None,
-                f"<={goal:g}" if bits == 16 else "", error <= goal if bits == 16 else None,
-            ),
+            Row(f"{bits} bits, the run's clip", error, "relative"),
             Row(f"bytes up at {bits} bits", size / 1e6, "MB", "float32", share,
-                f"~{bytes_goal:g}", share <= bytes_goal * 1.001),
+                f"~{share_goal:g}", share <= share_goal * 1.01),
         ]  # fmt: skip
     small = [TensorLayout("w", (1000,))]
-    _, _, control = whole_round(50, small, [np.zeros(1000, np.float32)] * 50, 32)
-    rows.append(
-        Row("control messages, 50 sites", control / 1e3, "KB", "", None, "<100", control < 100_000)
-    )
+    for dead, name in ((0, "50 sites"), (18, "18 of 50 gone")):
+        zeros = [np.zeros(1000, np.float32)] * 50
+        _, _, control = whole_round(50, small, zeros, 32, dead=dead)
+        rows.append(
+            Row(f"control, {name}", control / 1e3, "KB", "", None, "<100", control < 100_000)
+        )
     return rows
 
 
-def whole_spec(layout: list[TensorLayout]) -> RunSpec:
-    names = tuple(f"site-{k:02}" for k in range(10))
-    return RunSpec("x", bytes(32), bytes(32), names, 6, 0, 6, 1, tuple(layout), 1.0, 100, ())
+def whole_spec(layout: list[TensorLayout], sites: int) -> RunSpec:
+    names = tuple(f"site-{k:02}" for k in range(sites))
+    threshold = sites // 2 + 1
+    return RunSpec(
+        "x", bytes(32), bytes(32), names, threshold, 0, max(3, threshold), 1, tuple(layout),
+        1.0, 200, (), 16,
+    )  # fmt: skip
 
 
 def main() -> None:

@@ -118,8 +118,8 @@ def quantization() -> None:
             n // 2 + 1, 0, max(3, n // 2 + 1), 1, (TensorLayout("x", (len(values),)),),
             clip, top, (), bits,
         )  # fmt: skip
-        out = np.empty(len(values), np.int32 if bits == 32 else np.int16)
-        Quantizer(spec, (), weight).encode(np.asarray(values, np.float32), 0, out)
+        out = np.empty(spec.encoded_length, np.int32 if bits == 32 else np.int16)
+        Quantizer(spec, None, np.asarray(values, np.float32), weight).encode(0, out)
         cases.append(
             {
                 "sites": str(n),
@@ -128,10 +128,38 @@ def quantization() -> None:
                 "max_weight": str(top),
                 "clip": repr(clip),
                 "values": " ".join(struct.pack("<f", value).hex() for value in values),
-                "expect": " ".join(str(int(q)) for q in out),
+                "expect": " ".join(str(int(q)) for q in out[: len(values)]),
             }
         )
     write("quantization.txt", "float32 (hex, little-endian) to ring integers.", cases)
+
+
+def rotation() -> None:
+    """Dyadic values and scales: every sum is exact, so that no order of summation shows."""
+    cases = []
+    for n, dimension, weight, clip in ((3, 300, 64, 10922 / 2**17), (10, 700, 128, 3276 / 2**22)):
+        spec = RunSpec(
+            "vectors", bytes(32), bytes(32), tuple(f"site-{k:02}" for k in range(n)),
+            n // 2 + 1, 0, max(3, n // 2 + 1), 1, (TensorLayout("x", (dimension,)),),
+            0.25, 128, (), 16,
+        )  # fmt: skip
+        noise = b"".join(hashlib.sha256(b"%d" % k).digest() for k in range(dimension))
+        values = np.frombuffer(noise, "i1")[:dimension].astype(np.float32) / 2**14
+        values[::50] *= 64  # heavy tails; some beyond the run's clip
+        out = np.empty(spec.encoded_length, np.int16)
+        Quantizer(spec, clip, values, weight).encode(0, out)
+        cases.append(
+            {
+                "sites": str(n),
+                "weight": str(weight),
+                "max_weight": "128",
+                "run_clip": "0.25",
+                "clip": repr(clip),
+                "values": values.tobytes().hex(),
+                "expect": " ".join(str(int(q)) for q in out),
+            }
+        )
+    write("rotation.txt", "float32 to integers of the ring of 2^16 under a task's clip.", cases)
 
 
 def rounds() -> None:
@@ -177,7 +205,8 @@ def _round(bits: int, group_mode: bool) -> dict[str, str]:
             aggregator.add_ack(sites[site].accept_book(book))
         for site in SITES:
             sites[site].confirm(aggregator.confirmation(site))
-        task = aggregator.task(2, 1, SITES, hashlib.sha256(b"model").digest())
+        clip = 0.25 if bits == 16 else None
+        task = aggregator.task(2, 1, SITES, hashlib.sha256(b"model").digest(), clip)
         case["book"], case["task"] = digest(book).hex(), encode(task).hex()
         for k, site in enumerate(SITES):
             values = np.asarray([(k + 1) * (j - 3.5) / 17 for j in range(8)], np.float32)
@@ -223,5 +252,6 @@ if __name__ == "__main__":
     streams()
     shares()
     quantization()
+    rotation()
     commitments()
     rounds()

@@ -183,6 +183,40 @@ def quantize(value: float, n: int, bits: int, weight: int, max_weight: int, clip
     return round(float32(float(scaled)))
 
 
+def rotated(
+    values: Sequence[float], n: int, weight: int, max_weight: int, run_clip: float, clip: float
+) -> list[int]:
+    """An update in the ring of 2^16 under a task's clip: scaled, rotated, clamped, rounded.
+
+    As a matrix of 256 rows it is multiplied by +-1: Walsh-Hadamard, columns times a bent function.
+    """
+    top = (2**15 - 1) // n
+    scale = float32(top * weight / max_weight / clip / 16)
+    bound = below_float32(top * weight / max_weight / clip / 16 * run_clip)
+    columns = -(-len(values) // 256)
+    scaled = [max(-bound, min(bound, float32(float32(v) * scale))) for v in values]
+    scaled += [0.0] * (256 * columns - len(values))
+    result = []
+    for tile in range(0, columns, 256):
+        for row in range(256):
+            signs = [_sign(row & k) * _bent(k) for k in range(256)]
+            for column in range(tile, min(tile + 256, columns)):
+                total = sum(
+                    Fraction(sign * scaled[k * columns + column]) for k, sign in enumerate(signs)
+                )
+                result.append(round(max(Fraction(-top), min(Fraction(top), total))))
+    return result
+
+
+def _sign(bits: int) -> int:
+    return -1 if bin(bits).count("1") % 2 else 1
+
+
+def _bent(k: int) -> int:
+    """The quadratic bent function x0 x1 + x2 x3 + x4 x5 + x6 x7 of the bits of k, as a sign."""
+    return -1 if sum((k >> i) & (k >> (i + 1)) & 1 for i in (0, 2, 4, 6)) % 2 else 1
+
+
 def limbs(value: int, width: int, count: int) -> list[int]:
     return [(value >> (width * k)) % (1 << width) for k in range(count)]
 

@@ -93,11 +93,11 @@ class Federation:
         attempt: int = 1,
         participants: Iterable[str] | None = None,
         model: bytes = MODEL,
-        clips: tuple[float, ...] = (),
+        clip: float | None = None,
     ) -> Task:
         task: Task = wire(
             self.aggregator.task(
-                round_number, attempt, tuple(participants or self.names), model, clips
+                round_number, attempt, tuple(participants or self.names), model, clip
             )
         )
         return task

@@ -1,7 +1,7 @@
 """A coordinator or a site that deviates within a round. One test an attack."""
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,7 +146,8 @@ def test_task_that_the_coordinator_did_not_sign() -> None:
     task = federation.start()
     for forged in (
         replace(task, round=7),
-        replace(task, clips=(0.5, 0.5)),
+        replace(task, clip=0.5),
+        replace(task, prior=bytes(32)),
         signed(task, FileSigner.generate()),
     ):
         with pytest.raises(TaskRejected, match="not signed by the coordinator"):
@@ -575,7 +576,14 @@ def test_altered_aggregate(group_mode: bool, bits: int) -> None:
     federation.run(federation.start())
     opening, vector = federation.opened()
     spec = federation.spec.spec
-    places = [0, spec.dimension - 1, spec.dimension, spec.plain_length - 1, spec.plain_length, -1]
+    places = [
+        0,
+        spec.dimension - 1,
+        spec.encoded_length,
+        spec.plain_length - 1,
+        spec.plain_length,
+        -1,
+    ]
     for place in places:
         altered = vector.copy()
         altered[place] += 1
@@ -597,9 +605,9 @@ def test_altered_aggregate(group_mode: bool, bits: int) -> None:
 def test_wrapped_aggregate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sites that encode beyond their bound make the sum wrap; the tags are sums of integers."""
 
-    def thrice(spec: RunSpec, clips: Sequence[float], weight: int) -> Quantizer:
-        quantizer = Quantizer(spec, clips, weight)
-        quantizer._spans = [(start, stop, scale * 3) for start, stop, scale in quantizer._spans]
+    def thrice(spec: RunSpec, clip: float | None, values: Any, weight: int) -> Quantizer:
+        quantizer = Quantizer(spec, clip, values, weight)
+        quantizer._scale *= np.float32(3)
         quantizer._bound = np.float32(2**31 - 129)
         return quantizer
 

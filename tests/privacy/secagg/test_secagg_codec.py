@@ -47,7 +47,7 @@ def _examples() -> dict[type, bytes]:
     examples += [examples[-1].approval, aggregator.confirmation(first)]
     for name, site in sites.items():
         site.confirm(aggregator.confirmation(name))
-    task = federation.start(clips=(0.5, 0.25))
+    task = federation.start(clip=0.5)
     for name in federation.names[:4]:
         federation.upload(task, name)
     examples += [task, federation.uploads[first][0], federation.uploads[first][0].header]

@@ -1,5 +1,8 @@
 """Shares, streams, encodings and tags, each alone: known answers, properties, boundaries."""
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,20 +17,22 @@ from wardround.privacy.errors import (
     TaskRejected,
 )
 from wardround.privacy.model import TensorLayout
-from wardround.privacy.secagg import Contribution, adaptive_clips, keys, shamir
+from wardround.privacy.secagg import Aggregate, Contribution, keys, next_clip, shamir
 from wardround.privacy.secagg.authentication import tags_of
 from wardround.privacy.secagg.masking import SegmentMask, Stream, apply_streams, fastest_backend
 from wardround.privacy.secagg.parameters import TAG_BITS
 from wardround.privacy.secagg.quantization import (
     Decoder,
     Quantizer,
-    check_clips,
+    check_clip,
     from_limbs,
     to_limbs,
 )
+from wardround.privacy.secagg.rotation import GAIN, ROWS, rotate_back
 from wardround.privacy.secagg.segments import (
     CHUNK_BYTES,
     SEGMENT_BYTES,
+    WORKSPACE,
     segments,
     vector_digest,
 )
@@ -218,7 +223,7 @@ def test_n_full_scale_coordinates_do_not_wrap(n: int, bits: int, sign: int) -> N
     kind = np.int32 if bits == 32 else np.int16
     encoded = np.empty(spec.dimension, dtype=kind)
     values = np.full(spec.dimension, sign * 3e38, dtype=np.float32)
-    Quantizer(spec, (), spec.max_weight).encode(values, 0, encoded)
+    Quantizer(spec, None, values, spec.max_weight).encode(0, encoded)
     total = n * int(encoded[0])
     assert -(2 ** (bits - 1)) < total < 2 ** (bits - 1)
     assert abs(total) > 0.99 * 2 ** (bits - 1)
@@ -233,12 +238,17 @@ def test_the_boundary_test_would_catch_a_bound_rounded_up(n: int) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 39])
-def test_nan_and_infinity_are_refused(bad: float, place: int) -> None:
-    spec, _ = run_spec(3)
+@pytest.mark.parametrize("bits", [32, 16])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_nan_and_infinity_are_refused(
+    bad: float, place: int, bits: int, clip: float | None
+) -> None:
+    spec, _ = run_spec(3, ring_bits=bits)
+    kind = np.int32 if bits == 32 else np.int16
     values = np.zeros(spec.dimension, np.float32)
     values[place] = bad
     with pytest.raises(ContributionInvalid, match="NaN or infinity"):
-        Quantizer(spec, (), 1).encode(values, 0, np.empty(spec.dimension, np.int32))
+        Quantizer(spec, clip, values, 1).encode(0, np.empty(spec.encoded_length, kind))
 
 
 @pytest.mark.parametrize(
@@ -267,8 +277,8 @@ def test_contributions_that_do_not_fit_are_refused(contribution: Contribution) -
 def test_one_coordinate_comes_back_within_half_a_unit(value: float, weight: int, bits: int) -> None:
     spec, _ = run_spec(3, ring_bits=bits, layout=(TensorLayout("x", (1,)),))
     encoded = np.empty(1, np.int32 if bits == 32 else np.int16)
-    Quantizer(spec, (), weight).encode(np.asarray([value], np.float32), 0, encoded)
-    decoder = Decoder(spec, (), weight)
+    Quantizer(spec, None, np.asarray([value], np.float32), weight).encode(0, encoded)
+    decoder = Decoder(spec, None, weight)
     decoder.decode(encoded, 0)
     unit = spec.max_weight / (spec.largest_value * weight)
     assert abs(float(decoder.mean[0]) - value) <= 0.5 * unit + 3e-7
@@ -279,23 +289,93 @@ def test_limbs_give_the_integer_back(value: int, bits: int) -> None:
     assert from_limbs(to_limbs(value, bits, -(-96 // bits)), bits) == value
 
 
-def test_clips_of_a_task_are_bounded_by_the_run() -> None:
+def test_the_clip_of_a_task_is_bounded_by_the_run() -> None:
     spec, _ = run_spec(3)
-    check_clips(spec, ())
-    check_clips(spec, (1.0, 0.001))
-    for clips in ((1.0,), (1.0, 1.0001), (1.0, 0.0), (1.0, 1e-30)):
+    for clip in (None, 1.0, 0.001):
+        check_clip(spec, clip)
+    for clip in (1.0001, 0.0, -0.5, 1e-30):
         with pytest.raises(TaskRejected):
-            check_clips(spec, clips)
+            check_clip(spec, clip)
 
 
-def test_adaptive_clips_follow_each_tensor_and_stay_in_bounds() -> None:
-    spec, _ = run_spec(3)
-    mean = np.zeros(spec.dimension, np.float32)
-    mean[3], mean[36] = -0.01, 0.9
-    weight, bias = adaptive_clips(spec, mean)
-    assert weight == pytest.approx(0.06)
-    assert bias == 1.0
-    check_clips(spec, adaptive_clips(spec, np.zeros(spec.dimension, np.float32)))
+@pytest.mark.parametrize("clip", [1e-18, 0.003, 0.1])
+@pytest.mark.parametrize("bits", [32, 16])
+@pytest.mark.parametrize("n", [3, 8, 50])
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32), weight=st.integers(0, 100))
+def test_no_clip_and_no_update_lets_a_sum_wrap(
+    n: int, bits: int, clip: float, seed: int, weight: int
+) -> None:
+    """Updates that put everything into one rotated coordinate are the worst: rows of the matrix."""
+    generator = np.random.default_rng(seed)
+    spec, _ = run_spec(n, ring_bits=bits, clip=0.1, layout=(TensorLayout("x", (512,)),))
+    tile = WORKSPACE.floats[:512].reshape(ROWS, -1)
+    tile[:] = 0
+    tile[generator.integers(ROWS)] = generator.choice([-3e38, 1e-3, 1.0, 3e38])
+    rotate_back(tile)
+    values = np.nan_to_num(tile.reshape(-1).copy(), posinf=3e38, neginf=-3e38)
+    encoded = np.empty(512, np.int32 if bits == 32 else np.int16)
+    Quantizer(spec, clip, values, weight).encode(0, encoded)
+    assert n * int(np.abs(encoded.astype(np.int64)).max()) < 2 ** (bits - 1)
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32),
+    dimension=st.sampled_from([1, 7, 255, 256, 257, 3000, 65536, 70_001]),
+    weight=st.integers(1, 100),
+)
+def test_a_rotated_update_comes_back_within_its_rounding(
+    seed: int, dimension: int, weight: int
+) -> None:
+    spec, _ = run_spec(3, ring_bits=16, clip=100.0, layout=(TensorLayout("x", (dimension,)),))
+    values = np.random.default_rng(seed).standard_normal(dimension).astype(np.float32)
+    clip = 8.0 * weight / spec.max_weight
+    encoded = np.empty(spec.encoded_length, np.int16)
+    quantizer, decoder = Quantizer(spec, clip, values, weight), Decoder(spec, clip, weight)
+    for start in range(0, spec.encoded_length, 65536):
+        quantizer.encode(start, encoded[start : start + 65536])
+        decoder.decode(encoded[start : start + 65536], start)
+    unit = 8.0 / spec.largest_value
+    error = np.linalg.norm(decoder.mean - values)
+    assert error <= 0.5 * unit * math.sqrt(spec.encoded_length) + 1e-6 * np.linalg.norm(values)
+
+
+def test_a_rotation_there_and_back_is_exact_for_integers() -> None:
+    generator = np.random.default_rng(1)
+    integers = generator.integers(-(2**15), 2**15, 512).astype(np.float32)
+    tile = WORKSPACE.floats[:512].reshape(ROWS, -1)
+    tile[:] = integers.reshape(tile.shape)
+    rotate_back(tile)
+    signs = np.array([[1, 1], [1, -1]], dtype=np.int64)
+    hadamard = np.ones((1, 1), dtype=np.int64)
+    for _ in range(8):
+        hadamard = np.kron(hadamard, signs)
+    digits = [(np.arange(ROWS) >> k) & 1 for k in range(8)]
+    bent = 1 - 2 * ((digits[0] & digits[1]) ^ (digits[2] & digits[3]) ^ (digits[4] & digits[5])
+                    ^ (digits[6] & digits[7]))  # fmt: skip
+    expected = (hadamard * bent).T @ integers.reshape(ROWS, -1).astype(np.int64)
+    np.testing.assert_array_equal(tile, expected)
+    assert np.abs((hadamard * bent).sum(axis=1)).max() == GAIN  # a constant update stays flat
+
+
+def _aggregate(mean: np.ndarray[Any, Any], weight: int, sites: int = 3) -> Aggregate:
+    names = tuple(f"site-{k}" for k in range(sites))
+    return Aggregate(mean.astype(np.float32), weight, {}, names, "")
+
+
+def test_the_next_clip_follows_size_and_weight_of_the_last_mean() -> None:
+    spec, _ = run_spec(3, ring_bits=16)
+    mean = np.full(spec.dimension, -0.01)
+    assert next_clip(spec, _aggregate(mean, 300)) == pytest.approx(0.16)
+    assert next_clip(spec, _aggregate(mean, 3)) == pytest.approx(0.0016)
+    assert next_clip(spec, _aggregate(mean * 50, 300)) == spec.clip
+    tiny = next_clip(spec, _aggregate(mean * 1e-20, 300))
+    check_clip(spec, tiny)
+    for nothing in (_aggregate(mean, 0), _aggregate(mean * 0, 300)):
+        assert next_clip(spec, nothing) is None
+    wide, _ = run_spec(3, ring_bits=32)
+    assert next_clip(wide, _aggregate(mean, 300)) is None
 
 
 # Aggregate MAC

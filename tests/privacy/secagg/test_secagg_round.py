@@ -4,11 +4,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from secagg_federation import MODEL, build, check, ready, wire
+from secagg_federation import (
+    COORDINATOR,
+    MODEL,
+    build,
+    check,
+    expected_mean,
+    ready,
+    wire,
+)
 
-from wardround.privacy.errors import CoordinatorBlind, OutOfOrder, TooFewSites, UploadRejected
+from wardround.privacy.errors import (
+    CoordinatorBlind,
+    OutOfOrder,
+    TaskRejected,
+    TooFewSites,
+    UploadRejected,
+)
 from wardround.privacy.model import TensorLayout
-from wardround.privacy.secagg import Contribution
+from wardround.privacy.secagg import Aggregator, Contribution
 from wardround.privacy.secagg.masking import apply_streams
 from wardround.privacy.secagg.recovery import Recovery
 
@@ -234,11 +248,44 @@ def test_an_unopened_attempt_is_repeated_with_the_same_updates_and_fewer_sites()
     check(federation.aggregator.result(), rest, federation.spec.spec)
 
 
-def test_per_tensor_clips_of_a_task_are_used() -> None:
-    federation = ready(3, ring_bits=16)
-    clips = (0.5, 2.0**-10)
-    contribution = Contribution(np.full(40, 2.0**-11, np.float32), 10, (0, 0))
-    federation.run(federation.start(clips=clips), dict.fromkeys(federation.names, contribution))
-    mean = federation.aggregator.result().mean
-    assert np.abs(mean[:35] - 2.0**-11).max() > 1e-6  # coarse: one unit is 4.6e-5
-    np.testing.assert_allclose(mean[35:], 2.0**-11, rtol=1e-2)
+@pytest.mark.parametrize("group_mode", [False, True])
+def test_the_second_round_in_16_bits_is_bounded_by_the_first_sum(group_mode: bool) -> None:
+    """By the coordinator that read it, or by the sites that did when the coordinator cannot."""
+    layout = (TensorLayout("w", (2000,)),)
+    federation = ready(4, ring_bits=16, group_mode=group_mode, layout=layout, counters=())
+    errors = []
+    for number in (1, 2, 3):
+        task = federation.start(number, model=bytes([number]) * 32)
+        given = {
+            site: federation.contribution(10 * number + k, weight=20 + 10 * k, scale=1e-3)
+            for k, site in enumerate(federation.names)
+        }
+        federation.run(task, given)
+        opening, vector = federation.opened()
+        if not group_mode:
+            federation.aggregator.result()
+        assert (task.clip is not None) == (number > 1 and not group_mode)
+        assert (task.prior is not None) == (number > 1 and group_mode)
+        federation.aggregator = Aggregator.restore(
+            federation.aggregator.save(), federation.spec, federation.roster, COORDINATOR
+        )
+        expected = expected_mean(given, 1.0)
+        for site in federation.names:
+            mean = federation.sites[site].accept_aggregate(opening, vector).mean
+            again = federation.sites[site].accept_aggregate(opening, vector).mean
+            np.testing.assert_array_equal(mean, again)
+        errors.append(np.linalg.norm(mean - expected) / np.linalg.norm(expected))
+    assert errors[0] > 1e-2
+    assert max(errors[1:]) < 1e-3
+
+
+def test_a_site_that_missed_an_aggregate_takes_no_task_that_builds_on_it() -> None:
+    federation = ready(3, ring_bits=16, group_mode=True)
+    federation.run(federation.start(1))
+    first = federation.opened()
+    task = federation.start(2, model=bytes(32))
+    late = federation.sites[federation.names[0]]
+    with pytest.raises(TaskRejected, match="does not hold"):
+        late.check_task(task, bytes(32))
+    late.accept_aggregate(*first)
+    late.check_task(task, bytes(32))

@@ -34,6 +34,7 @@ def test_the_generator_writes_the_very_files_of_the_repository(
         generate.streams,
         generate.shares,
         generate.quantization,
+        generate.rotation,
         generate.commitments,
         generate.rounds,
     ):
@@ -98,6 +99,17 @@ def test_quantization(case: dict[str, str]) -> None:
     assert got == [int(q) for q in case["expect"].split()]
 
 
+@pytest.mark.parametrize("case", cases("rotation.txt"))
+def test_rotation(case: dict[str, str]) -> None:
+    raw = bytes.fromhex(case["values"])
+    n, weight, top = (int(case[k]) for k in ("sites", "weight", "max_weight"))
+    got = independent.rotated(
+        struct.unpack(f"<{len(raw) // 4}f", raw),
+        *(n, weight, top, float(case["run_clip"]), float(case["clip"])),
+    )
+    assert got == [int(q) for q in case["expect"].split()]
+
+
 @pytest.mark.parametrize("case", cases("commitments.txt"))
 def test_commitments(case: dict[str, str]) -> None:
     names = [site.encode() for site in case["sites"].split()]
@@ -119,6 +131,7 @@ def test_a_whole_round_from_its_secrets(case: dict[str, str]) -> None:
     public = {site: independent.x25519(key, nine) for site, key in private.items()}
     group_shares = b"".join(bytes.fromhex(case[f"{site}.group_share"]) for site in SITES)
     group_key = independent.derive(group_shares, "group-key", salt=book)
+    clip = decode(Task, task).clip
     total = [0] * spec.vector_length
     for site in SITES:
         raw = bytes.fromhex(case[f"{site}.values"])
@@ -128,7 +141,12 @@ def test_a_whole_round_from_its_secrets(case: dict[str, str]) -> None:
             sites=SITES,
             bits=bits,
             group_mode=group_mode,
-            encoded=[
+            encoded=independent.rotated(
+                struct.unpack(f"<{len(raw) // 4}f", raw),
+                *(3, counts[0], spec.max_weight, spec.clip, clip),
+            )
+            if clip
+            else [
                 independent.quantize(value, 3, bits, counts[0], spec.max_weight, spec.clip)
                 for value in struct.unpack(f"<{len(raw) // 4}f", raw)
             ],

@@ -19,7 +19,7 @@ from wardround.privacy.secagg.messages import (
 )
 from wardround.privacy.secagg.parameters import RunSpec, SignedRunSpec
 from wardround.privacy.secagg.participant import Participant
-from wardround.privacy.secagg.quantization import Aggregate, Contribution, adaptive_clips
+from wardround.privacy.secagg.quantization import Aggregate, Contribution, next_clip
 from wardround.privacy.secagg.replay import Replayed, replay
 from wardround.privacy.secagg.segments import Ring, ring_type, vector_digest
 from wardround.privacy.secagg.state import Store
@@ -47,10 +47,10 @@ __all__ = [
     "Task",
     "Upload",
     "UploadHeader",
-    "adaptive_clips",
     "decode",
     "digest",
     "encode",
+    "next_clip",
     "replay",
     "ring_type",
     "vector_digest",

@@ -30,7 +30,7 @@ from wardround.privacy.secagg.messages import (
     signed,
 )
 from wardround.privacy.secagg.parameters import MAX_SITES, Digest, RunSpec, SignedRunSpec
-from wardround.privacy.secagg.quantization import Aggregate
+from wardround.privacy.secagg.quantization import Aggregate, next_clip
 from wardround.privacy.secagg.segments import Ring
 
 
@@ -43,6 +43,8 @@ class AggregatorState:
     acks: Annotated[tuple[BookAck, ...], Limit(0, MAX_SITES)]
     round: int
     attempt: int
+    clip: float | None = None
+    prior: Digest | None = None
 
 
 class Aggregator:
@@ -58,6 +60,8 @@ class Aggregator:
         self._book: KeyBook | None = None
         self._acks: dict[str, BookAck] = {}
         self._last = (0, 0)
+        self._clip: float | None = None
+        self._prior: bytes | None = None
         self._collection: Collection | None = None
 
     # M1 to M4: keys of the run
@@ -135,12 +139,13 @@ class Aggregator:
         attempt: int,
         participants: Sequence[str],
         model: bytes,
-        clips: tuple[float, ...] = (),
+        clip: float | None = None,
     ) -> Task:
         """R1: begin an attempt and return its signed task; the one before is given up.
 
-        `model` is the SHA-256 of the global model (32 bytes). Raises OutOfOrder unless (round,
-        attempt) increases, TaskRejected for what a site would refuse.
+        `model` is the SHA-256 of the global model (32 bytes); `clip` bounds the weighted updates.
+        Without it a ring of 2^16 takes the bound that the last opened sum suggests. Raises
+        OutOfOrder unless (round, attempt) increases, TaskRejected for what a site would refuse.
         """
         book = self.key_book()
         if self.missing_acks:
@@ -155,7 +160,8 @@ class Aggregator:
                 attempt,
                 tuple(sorted(participants)),
                 model,
-                clips,
+                clip or self._clip,
+                None if clip else self._prior,
             ),
             self._signer,
         )
@@ -202,13 +208,17 @@ class Aggregator:
 
     def opening(self) -> Opening:
         """R7: return the message that takes the opened sum back to the sites."""
-        return self._attempt().opening()
+        opening = self._attempt().opening()
+        if self._spec.group_mode and self._spec.ring_bits == 16:
+            self._prior = opening.vector
+        return opening
 
     def result(self) -> Aggregate:
         """Return the aggregate. Raises CoordinatorBlind in group mode, else like `opened`."""
         aggregate = self._attempt().open().aggregate
         if aggregate is None:
             raise CoordinatorBlind("group mode: only the sites can read the sum; send it to them")
+        self._clip = next_clip(self._spec, aggregate) or self._clip
         return aggregate
 
     # restart
@@ -216,7 +226,11 @@ class Aggregator:
     def save(self) -> bytes:
         """Return what a restarted coordinator needs: key book, approvals, last attempt."""
         acks = tuple(self._acks[site] for site in sorted(self._acks))
-        return encode(AggregatorState(digest(self._spec), self._book, acks, *self._last))
+        return encode(
+            AggregatorState(
+                digest(self._spec), self._book, acks, *self._last, self._clip, self._prior
+            )
+        )
 
     @classmethod
     def restore(
@@ -237,6 +251,7 @@ class Aggregator:
             for ack in state.acks:
                 aggregator.add_ack(ack)
         aggregator._last = (state.round, state.attempt)
+        aggregator._clip, aggregator._prior = state.clip, state.prior
         return aggregator
 
     def _attempt(self) -> Collection:

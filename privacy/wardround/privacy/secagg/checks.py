@@ -26,7 +26,7 @@ from wardround.privacy.secagg.messages import (
     UploadHeader,
 )
 from wardround.privacy.secagg.parameters import RunSpec
-from wardround.privacy.secagg.quantization import check_clips
+from wardround.privacy.secagg.quantization import check_clip
 
 SiteSigned: TypeAlias = KeyAdvert | Approval | UploadHeader | SurvivorSignature | Shares
 
@@ -94,7 +94,7 @@ def check_task(spec: RunSpec, book: KeyBook, coordinator_public: bytes, task: Ta
             f"the task has {len(task.participants)} participants; "
             f"the run asks for {spec.smallest_cohort}"
         )
-    check_clips(spec, task.clips)
+    check_clip(spec, task.clip)
     try:
         verify_signature(coordinator_public, task.signature, signed_bytes(task))
     except SignatureInvalid:

@@ -168,7 +168,7 @@ class Collection:
         if self._opened is None:
             recovery = Recovery(self._spec, self.task, chosen, self._headers)
             masks = [mask.opposite() for mask in recovery.masks(self._shares)]
-            aggregate = unmask(self._spec, self.task, chosen.sites, self._sum, masks)
+            aggregate = unmask(self._spec, self.task.clip, chosen.sites, self._sum, masks)
             name = vector_digest(self._sum)
             if aggregate is not None:
                 aggregate = replace(aggregate, digest=name.hex())

@@ -96,8 +96,9 @@ class Confirmation:
 class Task:
     """R1, coordinator to sites: one attempt at one round, signed by the coordinator.
 
-    `model` is the SHA-256 of the global model; `clips` bounds each tensor of the layout, or is
-    empty when the RunSpec's one clip bounds all.
+    `model` is the SHA-256 of the global model. `clip` bounds the weighted update (quantization),
+    in place of the RunSpec's; in group mode `prior` names instead the opened sum of the earlier
+    round from whose mean the sites compute that bound.
     """
 
     spec: Digest
@@ -106,7 +107,8 @@ class Task:
     attempt: Attempt
     participants: Annotated[tuple[Site, ...], Limit(1, MAX_SITES)]
     model: Digest
-    clips: Annotated[tuple[float, ...], Limit(0, 100_000)] = ()
+    clip: float | None = None
+    prior: Digest | None = None
     signature: Signature = UNSIGNED
 
     @property

@@ -22,6 +22,7 @@ from wardround.privacy.errors import (
 from wardround.privacy.identity import SITE_NAME, Signer, verify_signature
 from wardround.privacy.model import TensorLayout, dimension
 from wardround.privacy.secagg.codec import Limit, signed_bytes
+from wardround.privacy.secagg.rotation import rotated_length
 
 MAX_SITES = 50
 MAX_DIMENSION = 200_000_000
@@ -43,7 +44,7 @@ class RunSpec:
     """Everything the parties of a run agree on before it starts. Building one checks it.
 
     `study` and `roster` are the SHA-256 of the signed study plan and of the roster; `clip` bounds
-    each coordinate of an update (per-tensor bounds may ride with a task); `max_weight` bounds a
+    each coordinate of an update (a task may bring a smaller bound); `max_weight` bounds a
     site's sample count (1 to 2^31 - 1); `counters` names non-negative integers below 2^31 that
     are summed exactly beside the update; `ring_bits` is 32 or 16. Raises ParametersInvalid.
     """
@@ -134,9 +135,14 @@ class RunSpec:
         return -(-TAG_BITS // self.limb_bits)
 
     @property
+    def encoded_length(self) -> int:
+        """Coordinates of an encoded update: in a ring of 2^16, D rounded up to whole columns."""
+        return self.dimension if self.ring_bits == 32 else rotated_length(self.dimension)
+
+    @property
     def plain_length(self) -> int:
         """Coordinates that the aggregate MAC covers: update, weight and counters."""
-        return self.dimension + self.count_limbs * (1 + len(self.counters))
+        return self.encoded_length + self.count_limbs * (1 + len(self.counters))
 
     @property
     def vector_length(self) -> int:

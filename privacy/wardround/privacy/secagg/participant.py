@@ -42,7 +42,7 @@ from wardround.privacy.secagg.messages import (
 )
 from wardround.privacy.secagg.parameters import RunSpec, SignedRunSpec
 from wardround.privacy.secagg.protection import GroupKeys, protect, unprotect
-from wardround.privacy.secagg.quantization import Aggregate, Contribution
+from wardround.privacy.secagg.quantization import Aggregate, Contribution, next_clip
 from wardround.privacy.secagg.segments import Ring, ring_type, vector_digest
 from wardround.privacy.secagg.state import (
     Accepted,
@@ -166,6 +166,7 @@ class Participant:
                 f"round {task.round} attempt {task.attempt} is not after "
                 f"round {state.round} attempt {state.attempt}"
             )
+        self._clip(task)
         if task.model != model:
             raise TaskRejected("the task names another global model than the one received")
         for released in state.releases:
@@ -195,7 +196,9 @@ class Participant:
         for peer, secret in zip(peers, pair_secrets, strict=True):
             streams.append(Stream(keys.stream_key(secret), 1 if site < peer else -1))
         group = GroupKeys(state.group_key, context)
-        vector, vector_hash = protect(self._spec, task, site, contribution, streams, group)
+        vector, vector_hash = protect(
+            self._spec, self._clip(task), site, contribution, streams, group
+        )
 
         dealt = shamir.share(
             b"".join((self_secret, *pair_secrets)),
@@ -301,9 +304,9 @@ class Participant:
         if state.book is None or not state.confirmed:
             raise OutOfOrder("an aggregate came before the keys of the run were agreed")
         checks.check_task(self._spec, state.book, self._coordinator, task)
-        accepted = Accepted(task.round, task.context, opening.vector)
         last = state.accepted
-        if last is not None and last != accepted and task.round <= last.round:
+        again = last is not None and last.context == task.context and last.vector == opening.vector
+        if last is not None and not again and task.round <= last.round:
             raise AggregateRejected("the aggregate is of a round that was accepted already")
         if survivors.context != task.context:
             raise AggregateRejected("the aggregate's survivor set is of another attempt")
@@ -321,9 +324,24 @@ class Participant:
         if vector_digest(vector) != opening.vector:
             raise AggregateRejected("the aggregate differs from its digest")
         group = GroupKeys(state.group_key, task.context)
-        aggregate = unprotect(self._spec, task, survivors.sites, vector, group)
-        self._save(replace(state, accepted=accepted))
+        clip = last.clip if last is not None and again else self._clip(task)
+        aggregate = unprotect(self._spec, clip, survivors.sites, vector, group)
+        if not again:
+            following = next_clip(self._spec, aggregate) or (last.next_clip if last else None)
+            accepted = Accepted(task.round, task.context, opening.vector, clip, following)
+            self._save(replace(state, accepted=accepted))
         return aggregate
+
+    def _clip(self, task: Task) -> float | None:
+        """Return the bound of a task's updates: its own, or one from the aggregate it names."""
+        if task.prior is None:
+            return task.clip
+        last = self._state.accepted
+        if last is None or last.vector != task.prior:
+            raise TaskRejected(
+                "the task builds on an aggregate that this site does not hold; send it that first"
+            )
+        return last.next_clip
 
     # helpers of all steps
 

@@ -14,7 +14,6 @@ from wardround.privacy.errors import AggregateRejected
 from wardround.privacy.secagg.authentication import Authenticator, tags_of
 from wardround.privacy.secagg.keys import derive, stream_key
 from wardround.privacy.secagg.masking import SegmentMask, Stream, apply_streams, expand
-from wardround.privacy.secagg.messages import Task
 from wardround.privacy.secagg.parameters import TAG_BITS, TAGS, RunSpec
 from wardround.privacy.secagg.quantization import (
     Aggregate,
@@ -62,7 +61,7 @@ class GroupKeys:
 
 def protect(
     spec: RunSpec,
-    task: Task,
+    clip: float | None,
     site: str,
     contribution: Contribution,
     streams: Sequence[Stream],
@@ -70,7 +69,8 @@ def protect(
 ) -> tuple[Ring, bytes]:
     """Return the masked vector of a site and its digest.
 
-    `streams` are its self mask and pair masks; the group mask is added here. Raises
+    `clip` is the task's bound, None for the run's; `streams` are the site's self mask and pair
+    masks; the group mask is added here. Raises
     ContributionInvalid when the update does not fit the run or is not finite.
     """
     contribution.check(spec)
@@ -79,8 +79,8 @@ def protect(
     kind = ring_type(spec.ring_bits)
     vector: Ring = aligned(spec.vector_length, kind)
     signed = signed_view(vector)
-    signed[spec.dimension : spec.plain_length] = count_coordinates(spec, contribution)
-    quantizer = Quantizer(spec, task.clips, contribution.weight)
+    signed[spec.encoded_length : spec.plain_length] = count_coordinates(spec, contribution)
+    quantizer = Quantizer(spec, clip, contribution.values, contribution.weight)
     authenticator = group.authenticator(spec)
     parts = segments(len(vector), vector.itemsize)
     hashers = [hashlib.sha256() for _ in parts]
@@ -88,9 +88,8 @@ def protect(
     def work(index: int) -> None:
         mask = SegmentMask(streams, index)
         for start, stop in chunks(*parts[index], vector.itemsize):
-            values = contribution.values[start:stop]  # shorter, or empty, behind the update
-            if len(values):
-                quantizer.encode(values, start, signed[start : start + len(values)])
+            if start < spec.encoded_length:
+                quantizer.encode(start, signed[start : min(stop, spec.encoded_length)])
             authenticator.inner(start, signed[start:stop])
             mask.apply(vector[start:stop])
             if stop <= spec.plain_length:  # the tags are still to come behind it
@@ -112,7 +111,11 @@ def protect(
 
 
 def unprotect(
-    spec: RunSpec, task: Task, survivors: Sequence[str], opened: Ring, group: GroupKeys
+    spec: RunSpec,
+    clip: float | None,
+    survivors: Sequence[str],
+    opened: Ring,
+    group: GroupKeys,
 ) -> Aggregate:
     """Return the aggregate from the sum the coordinator opened, as a site that holds G reads it.
 
@@ -134,14 +137,18 @@ def unprotect(
     if tags_of(group.key, group.context, signed_view(total)) != claimed:
         raise AggregateRejected("the aggregate is not the sum that the sites protected")
     weight, counters = _counts(spec, total)
-    decoder = Decoder(spec, task.clips, weight)
+    decoder = Decoder(spec, clip, weight)
     parts = segments(len(total), total.itemsize)
     for_each(len(parts), lambda index: _decode_segment(decoder, total, *parts[index]))
     return Aggregate(decoder.mean, weight, counters, tuple(survivors), vector_digest(opened).hex())
 
 
 def unmask(
-    spec: RunSpec, task: Task, survivors: Sequence[str], total: Ring, masks: Sequence[Stream]
+    spec: RunSpec,
+    clip: float | None,
+    survivors: Sequence[str],
+    total: Ring,
+    masks: Sequence[Stream],
 ) -> Aggregate | None:
     """Take `masks` off `total` in place; in plain mode decode it in the same pass.
 
@@ -162,11 +169,11 @@ def unmask(
             if decoder is not None:
                 decoder.decode(signed_view(total[start:stop]), start)
 
-    last = next(index for index, (_, stop) in enumerate(parts) if stop > spec.dimension)
+    last = next(index for index, (_, stop) in enumerate(parts) if stop > spec.encoded_length)
     for index in range(last, len(parts)):
         open_segment(index)
     weight, counters = _counts(spec, total)
-    decoder = Decoder(spec, task.clips, weight)
+    decoder = Decoder(spec, clip, weight)
     for_each(last, lambda index: open_segment(index, decoder))
     for index in range(last, len(parts)):
         _decode_segment(decoder, total, *parts[index])
@@ -174,7 +181,7 @@ def unmask(
 
 
 def _counts(spec: RunSpec, total: Ring) -> tuple[int, dict[str, int]]:
-    return decode_counts(spec, total[spec.dimension : spec.plain_length].tolist())
+    return decode_counts(spec, total[spec.encoded_length : spec.plain_length].tolist())
 
 
 def _decode_segment(decoder: Decoder, total: Ring, start: int, stop: int) -> None:

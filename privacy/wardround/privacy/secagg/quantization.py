@@ -1,13 +1,14 @@
-"""From an update to ring integers and back: clip, weigh, round; counts in limbs.
+"""From an update to ring integers and back: clip, weigh, rotate, round; counts in limbs.
 
-A coordinate x of a site with n_i samples becomes q = round(L * (n_i / n_max) * clamp(x / clip)),
-with L = (2^(bits-1) - 1) // n, so the sum of n sites cannot wrap. Everything is computed in
+A coordinate x of a site with n_i samples becomes q = round(L * clamp((n_i / n_max) * x / clip)),
+with L = (2^(bits-1) - 1) // n, so the sum of n sites cannot wrap. The run's clip bounds x; a task
+may bring a smaller one that bounds the *weighted* coordinate, so that nothing is lost to a large
+n_max, and in a ring of 2^16 that of the rotated update (rotation.py). Everything is computed in
 float32, where L is usually not a number: the clamp uses the largest float32 *below* the bound,
 for rounding it up would let n full-scale coordinates wrap the sum.
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +18,19 @@ from numpy.typing import NDArray
 
 from wardround.privacy.errors import ContributionInvalid, TaskRejected
 from wardround.privacy.secagg.parameters import MAX_COUNTER, RunSpec
+from wardround.privacy.secagg.rotation import (
+    GAIN,
+    ROWS,
+    Rotation,
+    rotate,
+    rotate_back,
+    rotated_length,
+)
 from wardround.privacy.secagg.segments import WORKSPACE
 
 Floats = NDArray[np.float32]
+
+MARGIN = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,92 +77,122 @@ class Aggregate:
 
 
 class Quantizer:
-    """Encodes chunks of one site's update for one task."""
+    """Encodes one site's update for one task, chunk by chunk."""
 
-    __slots__ = ("_bound", "_largest_scale", "_spans", "_starts")
+    __slots__ = ("_bound", "_rotation", "_scale", "_top", "_values")
 
-    def __init__(self, spec: RunSpec, clips: Sequence[float], weight: int) -> None:
+    def __init__(self, spec: RunSpec, clip: float | None, values: Floats, weight: int) -> None:
+        limit = spec.clip if clip is None else clip
         share = spec.largest_value * weight / spec.max_weight
-        bound = np.float32(share)
-        self._bound = bound if float(bound) <= share else np.nextafter(bound, np.float32(0))
-        self._spans = [
-            (start, stop, np.float32(share / clip)) for start, stop, clip in _spans(spec, clips)
-        ]
-        self._starts = [start for start, _, _ in self._spans]
-        self._largest_scale = max(float(scale) for _, _, scale in self._spans)
+        bound = min(float(spec.largest_value), share * (spec.clip / limit))
+        scale = share / limit
+        self._rotation = _rotation(spec, clip)
+        if self._rotation is not None:
+            scale /= GAIN
+            bound = scale * spec.clip
+        self._values = values
+        self._scale = np.float32(scale)
+        self._bound = _below(bound)
+        self._top = _below(spec.largest_value)
 
-    def encode(self, values: Floats, start: int, out: NDArray[Any]) -> None:
-        """Write the integers of `values` (coordinates `start` on) to `out`, a signed chunk.
+    def encode(self, start: int, out: NDArray[Any]) -> None:
+        """Write the integers of encoded coordinates `start` on to `out`, a signed chunk.
 
         Raises ContributionInvalid for NaN or infinity.
         """
-        low, high = float(values.min()), float(values.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            scaled = self._scaled(start, len(out))
+            low, high = float(scaled.min(initial=0.0)), float(scaled.max(initial=0.0))
+        if not (math.isfinite(low) and math.isfinite(high)) and not np.isfinite(self._values).all():
             raise ContributionInvalid("the update holds NaN or infinity; training diverged")
-        scaled = WORKSPACE.floats[: len(values)]
-        stop = start + len(values)
-        with np.errstate(over="ignore", under="ignore"):
-            for first, last, scale in self._spans[bisect_right(self._starts, start) - 1 :]:
-                if first >= stop:
-                    break
-                part = slice(max(first, start) - start, min(last, stop) - start)
-                np.multiply(values[part], scale, out=scaled[part])
-        if max(-low, high) * self._largest_scale >= float(self._bound):
+        if max(-low, high) >= float(self._bound):
             np.clip(scaled, -self._bound, self._bound, out=scaled)
+        if self._rotation is not None:
+            rotate(scaled)
+            np.clip(scaled, -self._top, self._top, out=scaled)
         np.rint(scaled, out=scaled)
-        np.copyto(out, scaled, casting="unsafe")
+        np.copyto(out[: scaled.size], scaled.reshape(-1), casting="unsafe")
+        out[scaled.size :] = 0
 
-
-def check_clips(spec: RunSpec, clips: Sequence[float]) -> None:
-    """Raise TaskRejected unless `clips` is empty or one bound per tensor, at most the run's clip.
-
-    The smallest allowed is 2^-60 of the run's clip, so no scale leaves float32.
-    """
-    if clips and len(clips) != len(spec.layout):
-        raise TaskRejected(f"a task must bound all {len(spec.layout)} tensors or none")
-    smallest = max(spec.clip * 2.0**-60, 1e-28)
-    if any(not smallest <= clip <= spec.clip for clip in clips):
-        raise TaskRejected("a task's clip is outside what the run spec allows")
-
-
-def adaptive_clips(spec: RunSpec, mean: Floats, margin: float = 6.0) -> tuple[float, ...]:
-    """Return per-tensor bounds for the next task from the last mean update [D].
-
-    `margin` times each tensor's largest absolute value, at least 2^-20 of the largest of all and
-    at most the run's clip. What a 16-bit ring needs to lose little.
-    """
-    peaks, start = [], 0
-    for tensor in spec.layout:
-        part = mean[start : start + tensor.size]
-        peaks.append(float(np.abs(part).max()) if tensor.size else 0.0)
-        start += tensor.size
-    floor = max(max(peaks) * 2.0**-20, spec.clip * 2.0**-40, 1e-28)
-    return tuple(min(spec.clip, max(floor, margin * peak)) for peak in peaks)
+    def _scaled(self, start: int, size: int) -> Floats:
+        if self._rotation is not None:
+            return self._rotation.gather(self._values, start, size, self._scale)
+        values = self._values[start : start + size]  # shorter, or empty, behind the update
+        scaled = WORKSPACE.floats[: len(values)]
+        return np.multiply(values, self._scale, out=scaled)
 
 
 class Decoder:
     """Turns chunks of the summed updates into the weighted mean."""
 
-    __slots__ = ("_spans", "_starts", "mean")
+    __slots__ = ("_factor", "_rotation", "mean")
 
-    def __init__(self, spec: RunSpec, clips: Sequence[float], weight: int) -> None:
+    def __init__(self, spec: RunSpec, clip: float | None, weight: int) -> None:
         self.mean: Floats = np.empty(spec.dimension, dtype=np.float32)
-        unit = spec.max_weight / (spec.largest_value * weight) if weight else 0.0
-        self._spans = [
-            (start, stop, np.float32(unit * clip)) for start, stop, clip in _spans(spec, clips)
-        ]
-        self._starts = [start for start, _, _ in self._spans]
+        self._rotation = _rotation(spec, clip)
+        limit = spec.clip if clip is None else clip
+        unit = limit * spec.max_weight / (spec.largest_value * weight) if weight else 0.0
+        self._factor = np.float32(unit if self._rotation is None else unit / GAIN)
 
     def decode(self, total: NDArray[Any], start: int) -> None:
-        """Write the means of `total`, signed coordinates from `start` on; counts are left out."""
-        stop = min(start + len(total), len(self.mean))
-        for first, last, factor in self._spans[bisect_right(self._starts, start) - 1 :]:
-            if first >= stop:
-                break
-            low, high = max(first, start), min(last, stop)
-            out = self.mean[low:high]
-            np.copyto(out, total[low - start : high - start], casting="unsafe")
-            np.multiply(out, factor, out=out)
+        """Write the means of `total`, signed coordinates from `start` on; counts are left out.
+
+        The same bytes on every machine: integers, exact sums of them, one product each.
+        """
+        if self._rotation is None:
+            out = self.mean[start : start + len(total)]
+            np.copyto(out, total[: len(out)], casting="unsafe")
+            np.multiply(out, self._factor, out=out)
+            return
+        size = min(len(total), rotated_length(len(self.mean)) - start)
+        if size <= 0:
+            return
+        tile = WORKSPACE.floats[:size].reshape(ROWS, -1)
+        np.copyto(tile.reshape(-1), total[:size], casting="unsafe")
+        rotate_back(tile)
+        np.multiply(tile, self._factor, out=tile)
+        self._rotation.scatter(tile, start, self.mean)
+
+
+def check_clip(spec: RunSpec, clip: float | None) -> None:
+    """Raise TaskRejected unless `clip` is None or at most the run's clip, and not far too small.
+
+    The smallest allowed is 2^-60 of the run's clip, so no scale leaves float32.
+    """
+    if clip is not None and not max(spec.clip * 2.0**-60, 1e-28) <= clip <= spec.clip:
+        raise TaskRejected("a task's clip is outside what the run spec allows")
+
+
+def next_clip(spec: RunSpec, aggregate: Aggregate) -> float | None:
+    """Return the bound for the next task in a ring of 2^16, from the last aggregate.
+
+    16 times the root mean square of the last mean, times the mean share of `max_weight`: what a
+    site's rotated, weighted update of that size stays below by a factor of three. None when the
+    aggregate says nothing (weights or mean are zero) or the ring is that of 2^32. Equal on every
+    machine: sums of integers.
+    """
+    peak = float(np.abs(aggregate.mean).max(initial=0.0))
+    if spec.ring_bits != 16 or aggregate.weight == 0 or not 1e-30 < peak < math.inf:
+        return None
+    scale, total = np.float32(2.0**15 / peak), 0
+    for start in range(0, spec.dimension, len(WORKSPACE.floats)):
+        part = aggregate.mean[start : start + len(WORKSPACE.floats)]
+        scaled = np.rint(part * scale).astype(np.float64)
+        total += int(np.dot(scaled, scaled))  # below 2^53: exact in any order
+    root_mean_square = math.sqrt(total / spec.dimension) / float(scale)
+    share = aggregate.weight / (len(aggregate.survivors) * spec.max_weight)
+    return min(spec.clip, max(MARGIN * root_mean_square * share, spec.clip * 2.0**-40, 1e-28))
+
+
+def _rotation(spec: RunSpec, clip: float | None) -> Rotation | None:
+    """Return how a task's updates are rotated: in a ring of 2^16, once their size is known."""
+    return Rotation(spec.dimension) if spec.ring_bits == 16 and clip is not None else None
+
+
+def _below(value: float) -> np.float32:
+    """Return the largest float32 that is not above `value`."""
+    rounded = np.float32(value)
+    return rounded if float(rounded) <= value else np.nextafter(rounded, np.float32(0))
 
 
 def to_limbs(value: int, bits: int, count: int) -> list[int]:
@@ -178,19 +219,3 @@ def decode_counts(spec: RunSpec, coordinates: Sequence[int]) -> tuple[int, dict[
         for at in range(0, len(coordinates), size)
     ]
     return totals[0], dict(zip(spec.counters, totals[1:], strict=True))
-
-
-def _spans(spec: RunSpec, clips: Sequence[float]) -> list[tuple[int, int, float]]:
-    """Return (start, stop, clip) of runs of coordinates with one clip."""
-    if not clips:
-        return [(0, spec.dimension, spec.clip)]
-    spans: list[tuple[int, int, float]] = []
-    start = 0
-    for tensor, clip in zip(spec.layout, clips, strict=True):
-        stop = start + tensor.size
-        if spans and spans[-1][2] == clip:
-            spans[-1] = (spans[-1][0], stop, clip)
-        elif stop > start:
-            spans.append((start, stop, clip))
-        start = stop
-    return spans

@@ -52,11 +52,16 @@ class RoundState:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The last aggregate this site accepted."""
+    """The last aggregate this site accepted.
+
+    `clip` bounded its updates, `next_clip` is what a task with this one as `prior` is bounded by.
+    """
 
     round: int
     context: Digest
     vector: Digest
+    clip: float | None = None
+    next_clip: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
