@@ -103,6 +103,26 @@ def test_a_header_that_says_no_does_not_help(build, run):
     assert_seen(run, dataset)
 
 
+@pytest.mark.parametrize("syntax", [None, RLELossless])
+def test_text_cannot_hide_under_bits_that_are_not_stored(build, run, syntax):
+    """Noise in the bits above makes the picture itself faint; afterwards only it is left."""
+    noise = np.random.default_rng(3).integers(0, 2, (320, 320)).astype(np.uint16) << 15
+    dataset = build.with_pixels(build.base(), written().astype(np.uint16) | noise)
+    dataset.BitsStored, dataset.HighBit = 8, 7
+    if syntax is not None:
+        dataset.BitsStored, dataset.HighBit = 16, 15
+        compress(dataset, syntax, generate_instance_uid=False)
+        dataset.BitsStored, dataset.HighBit = 8, 7
+    assert_seen(run, dataset)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
+def test_text_cannot_hide_beside_values_that_are_no_numbers(value):
+    picture = written(at=(40, 40)).astype(np.float32)
+    picture[::7, :9] = value
+    assert shows_text(picture)
+
+
 @pytest.mark.parametrize("side", [40, 64, 128, 320, 512])
 def test_pictures_without_text_pass(side):
     picture = slab(side).astype(np.float32)

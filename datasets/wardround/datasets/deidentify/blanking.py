@@ -4,7 +4,6 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import decompress, set_pixel_data
 
-from wardround.datasets.deidentify.decoders import check_decoder
 from wardround.datasets.deidentify.frames import frame_count
 from wardround.datasets.deidentify.profile import Box
 from wardround.datasets.deidentify.reading import BROKEN, quiet
@@ -21,7 +20,6 @@ def blank(dataset: Dataset, boxes: tuple[Box, ...]) -> bool:
     regions = _regions(dataset)
     if not boxes and not regions:
         return False
-    check_decoder(dataset)
     try:
         with quiet():
             if dataset.file_meta.TransferSyntaxUID.is_encapsulated:

@@ -176,7 +176,7 @@ def _planes(frame: NDArray[np.generic], colour: str, dataset: Dataset) -> Iterat
         colour = "RGB"
     values = frame.astype(np.float32)
     if values.ndim == 2:
-        yield np.nan_to_num(values)
+        yield values
     elif values.ndim == 3 and values.shape[2] in (3, 4):
         values = values[..., :3]
         if colour.startswith("YBR"):

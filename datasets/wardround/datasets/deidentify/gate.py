@@ -2,7 +2,6 @@
 
 from pydicom.dataset import Dataset
 
-from wardround.datasets.deidentify.decoders import check_decoder
 from wardround.datasets.deidentify.frames import grey_planes, has_pixels
 from wardround.datasets.errors import Refused
 
@@ -37,8 +36,5 @@ def check_pixels(dataset: Dataset) -> None:
     # Imported here: SciPy takes longer to load than a folder of small files to read.
     from wardround.datasets.deidentify.burned import shows_text
 
-    if not has_pixels(dataset):
-        return
-    check_decoder(dataset)
-    if any(shows_text(plane) for plane in grey_planes(dataset)):
+    if has_pixels(dataset) and any(shows_text(plane) for plane in grey_planes(dataset)):
         raise Refused("burned_in_pixels", "lines of letter-like shapes")

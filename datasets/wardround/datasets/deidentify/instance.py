@@ -11,6 +11,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 
 from wardround.datasets.deidentify.actions import clean_dataset
 from wardround.datasets.deidentify.blanking import blank
+from wardround.datasets.deidentify.decoders import check_decoder
 from wardround.datasets.deidentify.frames import check_size, has_pixels, tidy_pixels
 from wardround.datasets.deidentify.gate import check_header, check_pixels
 from wardround.datasets.deidentify.profile import EDITION, Profile
@@ -68,7 +69,6 @@ def _deidentify(
     counts: Counter[str] = Counter()
     if has_pixels(dataset):
         _gate(dataset, profile, sop_class, counts)
-        counts["pixels_tidied"] += tidy_pixels(dataset, _syntax(dataset))
         syntax = _syntax(dataset)
     walk = Walk(profile, pseudonyms, _patient(dataset), sop_class, counts=counts)
     _remember_meta(dataset, walk)
@@ -111,9 +111,12 @@ def _syntax(dataset: FileDataset) -> UID:
 
 def _gate(dataset: FileDataset, profile: Profile, sop_class: str, counts: Counter[str]) -> None:
     check_size(dataset, profile.max_pixel_bytes)
+    check_decoder(dataset)
     if Option.PIXELS in profile.options and blank(dataset, profile.boxes):
         counts["pixels_blanked"] += 1
     check_header(dataset, sop_class)
+    # Tidied first: what is looked at are the very pixels that are written.
+    counts["pixels_tidied"] += tidy_pixels(dataset, _syntax(dataset))
     check_pixels(dataset)
 
 

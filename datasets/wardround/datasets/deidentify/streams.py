@@ -20,7 +20,12 @@ _BARE = frozenset(range(0xD0, 0xD8)) | {0x01}
 _CODING = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xF8})
 # What decoders need of the rest, the last of its bytes: JFIF's version and density, Adobe's and
 # HP's colour transforms.
-_NEEDED = ((0xE0, b"JFIF\0", 16, 9), (0xEE, b"Adobe", 14, 1), (0xE8, b"mrfx", 16, 10))
+_NEEDED = (
+    (0xE0, b"JFIF\0", 16, 9),
+    (0xEE, b"Adobe\0\x64", 14, 1),  # and the version: libjpeg reads no unknown one
+    (0xEE, b"Adobe\0\x65", 14, 1),
+    (0xE8, b"mrfx", 16, 10),
+)
 _RLE_HEADER = 64
 _J2K_SIZ, _J2K_COM, _J2K_SOT, _J2K_SOD, _J2K_EOC = 0xFF51, 0xFF64, 0xFF90, 0xFF93, 0xFFD9
 # CAP, COD, COC, TLM, PRF, PLM, PLT, CPF, QCD, QCC, RGN, POC, PPM, PPT, CRG
