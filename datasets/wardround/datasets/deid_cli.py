@@ -79,6 +79,7 @@ def deidentify(
     """
     errors = Console(stderr=True)
     try:
+        _check_places(source, output, (report, map_file, quarantine), key, errors)
         key_path = key if key is not None else default_key_path()
         run = _run(source, output, profile, key_path, jobs, errors)
         _record(run, key_path.parent)
@@ -98,6 +99,38 @@ def deidentify(
         sys.stdout.write(json.dumps(run.report.to_json(), sort_keys=True) + "\n")
     else:
         _show(run.report, Console())
+
+
+def _check_places(
+    source: Path,
+    output: Path,
+    lists: tuple[Path | None, ...],
+    key: Path | None,
+    errors: Console,
+) -> None:
+    """See before a long run that the files to write have a place, and not among the originals.
+
+    `lists` are the report, then the two that name patients' files.
+    """
+    from wardround.datasets.errors import DeidentificationError
+
+    source, output = source.resolve(), output.resolve()
+    folders = [None if file is None else file.resolve().parent for file in (*lists, key)]
+    for folder in folders:
+        if folder is not None and (folder == source or source in folder.parents):
+            raise DeidentificationError(
+                "a file to write lies in the input folder, which is only read; choose another place"
+            )
+    for folder in folders[: len(lists)]:
+        if folder is not None and folder != output and not folder.is_dir():
+            raise DeidentificationError("the folder of a file to write does not exist; make it")
+    if any(folder is not None and output in (folder, *folder.parents) for folder in folders[1:]):
+        errors.print(
+            "The key or a list that names patients' files will lie in the output folder: "
+            "take it out before the folder is handed on.",
+            style="yellow",
+            highlight=False,
+        )
 
 
 def _run(
@@ -213,7 +246,10 @@ def _show(report: "Report", console: Console) -> None:
 
 def main() -> None:
     """Run the command alone, without a site: `python -m wardround.datasets.deid_cli IN OUT`."""
-    typer.run(deidentify)
+    # Typer's own way to show an unforeseen error prints local variables: values of patients' files.
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(deidentify)
+    app()
 
 
 if __name__ == "__main__":

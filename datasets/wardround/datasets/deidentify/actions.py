@@ -230,8 +230,10 @@ def _clean_unlisted(dataset: Dataset, element: DataElement, walk: Walk, place: _
         return
     if tag == _SCHEME and codes.public_scheme(scheme):
         return
-    if tag == _CODE_MEANING and not text.common(str(element.value)):
+    if tag == _CODE_MEANING:
         standard = codes.meaning(scheme, str(dataset.get("CodeValue", "")).strip())
+        if text.common(str(element.value)):
+            return
         if standard is not None:
             element.value = standard
             return

@@ -3,13 +3,16 @@
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from wardround.datasets.deidentify import instance
@@ -88,16 +91,24 @@ def deidentify_folder(
     pseudonyms = Pseudonyms(key)
     paths = sorted(_walk(source))
     output.mkdir(parents=True, exist_ok=True)
-    for left in output.glob(f"{_PART}*.part"):
-        left.unlink(missing_ok=True)
+    _remove_parts(output)
     tasks = [_Task(path, output, profile, pseudonyms) for path in paths]
     scope = f"{RESULT_VERSION}\0{profile.digest()}"
-    if journal is None:
-        files = tuple(_collect(tasks, None, jobs, on_file))
-    else:
-        with Journal(journal, output, scope, pseudonyms) as known:
-            files = tuple(_collect(tasks, known, jobs, on_file))
+    try:
+        if journal is None:
+            files = tuple(_collect(tasks, None, jobs, on_file))
+        else:
+            with Journal(journal, output, scope, pseudonyms) as known:
+                files = tuple(_collect(tasks, known, jobs, on_file))
+    finally:
+        _remove_parts(output)
     return Run(Report.of(profile, key_id(key), (done.outcome for done in files)), files)
+
+
+def _remove_parts(output: Path) -> None:
+    """Remove what an interrupted run had not yet given its name."""
+    for left in output.glob(f"{_PART}*.part"):
+        left.unlink(missing_ok=True)
 
 
 def _check_folders(source: Path, output: Path) -> None:
@@ -248,6 +259,16 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def _start_worker() -> None:
     logging.disable(logging.CRITICAL)
+    # Ctrl-C is the main process's to answer; if that one is killed, its workers end too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _work(task: _Task) -> _Made:

@@ -47,9 +47,11 @@ def clean(value: str) -> str:
 
 
 def common(value: str) -> bool:
-    """Tell whether `value` is made of plain words and words of the standard's attribute names."""
+    """Tell whether `value` is made of plain words, words of the standard's attribute names, single
+    letters and numbers of up to two digits.
+    """
     return all(
-        word in _common_words() or (word.isdigit() and len(word) <= 2)
+        word in _common_words() or len(word) == 1 or (word.isdigit() and len(word) <= 2)
         for word in _WORD.findall(value.casefold())
     )
 
