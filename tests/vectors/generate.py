@@ -25,6 +25,7 @@ from wardround.privacy.secagg import (
     keys,
     shamir,
 )
+from wardround.privacy.secagg.dealing import deal
 from wardround.privacy.secagg.masking import SegmentMask, Stream
 from wardround.privacy.secagg.quantization import Quantizer
 
@@ -86,20 +87,41 @@ def streams() -> None:
 
 
 def shares() -> None:
-    cases = []
-    with mock.patch("secrets.token_bytes", Counted()):
-        for size, threshold, points in ((4, 1, (1,)), (32, 3, (1, 2, 3, 5)), (8, 5, range(1, 8))):
-            secret = hashlib.sha256(bytes([size])).digest()[:size]
-            dealt = shamir.share(secret, threshold, list(points))
-            cases.append(
-                {
-                    "threshold": str(threshold),
-                    "points": " ".join(map(str, points)),
-                    "shares": " ".join(share.hex() for share in dealt),
-                    "expect": secret.hex(),
-                }
-            )
+    cases, random = [], Counted()
+    for size, threshold, points in ((4, 1, (1,)), (32, 3, (1, 2, 3, 5)), (8, 5, range(1, 8))):
+        secret = hashlib.sha256(bytes([size])).digest()[:size]
+        at = [0, *points[: threshold - 1]]
+        known = [secret, *(random(size) for _ in at[1:])]
+        dealt = [shamir.interpolate(at, known, point) for point in points]
+        cases.append(
+            {
+                "threshold": str(threshold),
+                "points": " ".join(map(str, points)),
+                "shares": " ".join(share.hex() for share in dealt),
+                "expect": secret.hex(),
+            }
+        )
     write("shamir.txt", "Any `threshold` of the shares give the secret (expect).", cases)
+
+
+def dealt() -> None:
+    """Two secrets of the third of five sites, dealt with threshold three."""
+    names = ("amber", "birch", "cedar", "dogwood", "elder")
+    points = {name: k for k, name in enumerate(names, start=1)}
+    roots = {name: hashlib.sha256(name.encode()).digest() for name in names if name != "cedar"}
+    content = [hashlib.sha256(b"secret %d" % k).digest() for k in range(2)]
+    context, salt = hashlib.sha256(b"context").digest(), hashlib.sha256(b"salt").digest()
+    own, boxes = deal(content, 3, points, "cedar", roots, context, salt)
+    case = {"context": context.hex(), "salt": salt.hex(), "secrets": b"".join(content).hex()}
+    case |= {f"{name}.root": root.hex() for name, root in roots.items()}
+    case["cedar.share"] = own.hex()
+    for name, box in boxes.items():
+        case[f"{name}.share"] = keys.unseal(roots[name], context, "cedar", name, box).hex()
+    write(
+        "dealing.txt",
+        "cedar deals two secrets to five sites, threshold 3: dogwood and elder compute theirs.",
+        [case],
+    )
 
 
 def quantization() -> None:
@@ -251,6 +273,7 @@ def commitments() -> None:
 if __name__ == "__main__":
     streams()
     shares()
+    dealt()
     quantization()
     rotation()
     commitments()

@@ -156,6 +156,14 @@ def combine(points: Sequence[int], shares: Sequence[bytes]) -> bytes:
     return bytes(secret)
 
 
+def dealt_share(
+    root: bytes, context: bytes, dealer: str, holder: str, salt: bytes, count: int
+) -> bytes:
+    """The share of `count` secrets that dealer and holder both compute."""
+    key = derive(root, "dealt-share", context, dealer.encode(), holder.encode(), salt)
+    return stream(derive(key, "stream"), 32 * count)
+
+
 # Encoding
 
 

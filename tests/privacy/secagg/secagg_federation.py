@@ -22,6 +22,7 @@ from wardround.privacy.secagg import (
     decode,
     encode,
 )
+from wardround.privacy.secagg.checks import sealed_holders
 
 MODEL = bytes(range(32))
 COORDINATOR = FileSigner.generate()
@@ -195,6 +196,18 @@ def ready(n: int = 3, **changes: Any) -> Federation:
     federation = build(n, **changes)
     federation.agree()
     return federation
+
+
+def boxes_for(
+    federation: Federation, task: Task, site: str, boxes: dict[str, tuple[bytes, ...]]
+) -> tuple[bytes, ...]:
+    """Of each dealer's boxes the one to `site`, where there is one."""
+    threshold, found = federation.spec.spec.threshold, []
+    for dealer in sorted(boxes):
+        holders = sealed_holders(task.participants, dealer, threshold)
+        if site in holders:
+            found.append(boxes[dealer][holders.index(site)])
+    return tuple(found)
 
 
 def expected_mean(contributions: dict[str, Contribution], clip: float) -> np.ndarray[Any, Any]:

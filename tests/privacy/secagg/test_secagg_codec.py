@@ -192,5 +192,5 @@ def test_a_decoded_run_spec_is_checked() -> None:
 def test_secrets_do_not_show_in_representations() -> None:
     state = decode(ParticipantState, EXAMPLES[ParticipantState])
     text = repr(state)
-    for name in ("group_key", "roots=", "private_key", "own_shares", "opened"):
+    for name in ("group_key", "roots=", "private_key", "own_shares", "held"):
         assert name not in text

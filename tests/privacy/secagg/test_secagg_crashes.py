@@ -97,7 +97,7 @@ def test_crash_between_persisting_and_sending_the_shares() -> None:
     lost = federation.sites[VICTIM].release_shares(quorum)
     federation.restart(VICTIM)
     assert federation.sites[VICTIM]._state.current.own_shares == b""
-    assert federation.sites[VICTIM]._state.current.opened == ()
+    assert federation.sites[VICTIM]._state.current.held == ()
     assert federation.sites[VICTIM].release_shares(quorum) == lost
     federation.release()
     assert federation.aggregator.result().weight == 30

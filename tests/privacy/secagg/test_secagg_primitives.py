@@ -1,6 +1,7 @@
 """Shares, streams, encodings and tags, each alone: known answers, properties, boundaries."""
 
 import math
+import secrets
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from wardround.privacy.errors import (
 from wardround.privacy.model import TensorLayout
 from wardround.privacy.secagg import Aggregate, Contribution, keys, next_clip, shamir
 from wardround.privacy.secagg.authentication import tags_of
+from wardround.privacy.secagg.checks import derived_holders, sealed_holders
+from wardround.privacy.secagg.dealing import deal, derived_share
 from wardround.privacy.secagg.masking import SegmentMask, Stream, apply_streams, fastest_backend
 from wardround.privacy.secagg.parameters import TAG_BITS
 from wardround.privacy.secagg.quantization import (
@@ -79,6 +82,61 @@ def test_bounds_of_a_run_spec(changes: dict[str, object], message: str | None) -
 # Shamir
 
 
+def dealt(secret: bytes, threshold: int, points: list[int]) -> list[bytes]:
+    """Shares at `points`: random ones at the first t - 1, the others as they must be."""
+    known = {0: secret} | {point: secrets.token_bytes(len(secret)) for point in points}
+    at = [0, *points[: threshold - 1]]
+    given = [known[point] for point in at]
+    return given[1:] + [shamir.interpolate(at, given, point) for point in points[threshold - 1 :]]
+
+
+def share_all(
+    content: list[bytes],
+    threshold: int,
+    points: dict[str, int],
+    dealer: str,
+    roots: dict[str, bytes],
+) -> dict[str, bytes]:
+    """What every participant ends up with when `dealer` deals."""
+    own, boxes = deal(content, threshold, points, dealer, roots, b"ctx", b"salt")
+    assert set(boxes) == set(sealed_holders(tuple(points), dealer, threshold))
+    held = {dealer: own}
+    for site in derived_holders(tuple(points), dealer, threshold):
+        held[site] = derived_share(roots[site], b"ctx", dealer, site, b"salt", len(content))
+    for site, box in boxes.items():
+        held[site] = keys.unseal(roots[site], b"ctx", dealer, site, box)
+    return held
+
+
+@settings(max_examples=40)
+@given(n=st.integers(3, 12), data=st.data())
+def test_any_threshold_of_holders_open_what_was_dealt(n: int, data: st.DataObject) -> None:
+    """Whether they computed their shares, were sent them, or dealt them."""
+    names = [f"site-{k:02}" for k in range(n)]
+    points = dict(zip(names, data.draw(st.permutations(range(1, n + 1))), strict=True))
+    threshold, dealer = data.draw(st.integers(2, n)), data.draw(st.sampled_from(names))
+    roots = {name: name.encode().ljust(32) for name in names if name != dealer}
+    content = [secrets.token_bytes(32) for _ in range(n)]
+    held = share_all(content, threshold, points, dealer, roots)
+    assert sorted(held) == names
+    chosen = data.draw(st.permutations(names))[:threshold]
+    secret = shamir.combine([points[site] for site in chosen], [held[site] for site in chosen])
+    assert secret == b"".join(content)
+
+
+@pytest.mark.parametrize(
+    "change", [("root", b"r" * 31 + b"x"), ("context", b"d"), ("dealer", "z"), ("holder", "z"),
+               ("salt", b"t")]
+)  # fmt: skip
+def test_derived_shares_depend_on_everything_they_name(change: tuple[str, Any]) -> None:
+    given: dict[str, Any] = {
+        "root": b"r" * 32, "context": b"c", "dealer": "a", "holder": "b", "salt": b"s",
+        "secrets": 2,
+    }  # fmt: skip
+    assert derived_share(**given) == derived_share(**given)
+    assert derived_share(**given) != derived_share(**{**given, change[0]: change[1]})
+
+
 @given(
     secret=st.binary(min_size=1, max_size=64),
     threshold=st.integers(1, 20),
@@ -88,17 +146,27 @@ def test_any_threshold_of_shares_gives_the_secret_back(
     secret: bytes, threshold: int, data: st.DataObject
 ) -> None:
     points = data.draw(st.lists(st.integers(1, 255), min_size=threshold, max_size=30, unique=True))
-    shares = dict(zip(points, shamir.share(secret, threshold, points), strict=True))
+    shares = dict(zip(points, dealt(secret, threshold, points), strict=True))
     chosen = data.draw(st.permutations(points))[:threshold]
     assert shamir.combine(chosen, [shares[p] for p in chosen]) == secret
 
 
 def test_fewer_shares_are_uniform_whatever_the_secret() -> None:
-    """For each of two shares of threshold three, every value of a byte turns up alike."""
-    shares = shamir.share(bytes(20_000), 3, [1, 2])
+    """For each of two shares of threshold three, every value of a byte turns up alike.
+
+    Whether peers compute them or they are sent: b and c compute theirs, d and e are sent them.
+    """
+    roots = {site: bytes([k]) * 32 for k, site in enumerate("bcde", start=1)}
+    points = {site: k for k, site in enumerate("abcde", start=1)}
+    held = share_all([bytes(32)] * 640, 3, points, "a", roots)
+    for chosen in (("b", "c"), ("b", "d"), ("d", "e"), ("a", "e")):
+        _look_uniform([held[site] for site in chosen])
+
+
+def _look_uniform(shares: list[bytes]) -> None:
     for share in shares:
         counts = np.bincount(np.frombuffer(share, np.uint8), minlength=256)
-        assert (counts - 78.1).std() < 12  # Poisson: 8.8
+        assert (counts - 80.0).std() < 12  # Poisson: 8.9
     joint = np.frombuffer(shares[0], np.uint8) ^ np.frombuffer(shares[1], np.uint8)
     assert np.bincount(joint, minlength=256).max() < 140
 
@@ -109,7 +177,7 @@ def test_decode_finds_as_many_wrong_shares_as_can_be_found(
     threshold: int, spare: int, extra: bool, data: st.DataObject
 ) -> None:
     points = list(range(1, threshold + 2 * spare + 1 + extra))
-    shares = shamir.share(bytes(range(8)), threshold, points)
+    shares = dealt(bytes(range(8)), threshold, points)
     wrong = data.draw(st.sets(st.sampled_from(points), min_size=spare, max_size=spare))
     for point in wrong:
         shares[point - 1] = bytes(b ^ data.draw(st.integers(1, 255)) for b in shares[point - 1])
@@ -118,7 +186,7 @@ def test_decode_finds_as_many_wrong_shares_as_can_be_found(
 
 def test_decode_refuses_when_too_many_shares_are_wrong() -> None:
     points = list(range(1, 8))
-    shares = shamir.share(bytes(32), 5, points)
+    shares = dealt(bytes(32), 5, points)
     for index in (0, 1, 2):
         shares[index] = bytes(b ^ 0x5A ^ index for b in shares[index])
     with pytest.raises(SharesRejected):

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from secagg_federation import COORDINATOR, Federation, check, ready, wire
+from secagg_federation import COORDINATOR, Federation, boxes_for, check, ready, wire
 
 from wardround.privacy.errors import SecureAggregationError
 from wardround.privacy.model import TensorLayout
@@ -93,10 +93,8 @@ class Schedules(RuleBasedStateMachine):
         uploads = self.uploads[self.task.context]
         chosen = sorted(data.draw(st.sets(st.sampled_from(sorted(uploads)), min_size=3)))
         for site in chosen:
-            boxes = tuple(
-                uploads[other].boxes[[p for p in self.task.participants if p != other].index(site)]
-                for other in chosen
-                if other != site
+            boxes = boxes_for(
+                self.federation, self.task, site, {other: uploads[other].boxes for other in chosen}
             )
             headers = tuple(uploads[other].header for other in chosen)
             self.letters.append(Letter(site, Survivors(self.task.context, headers, boxes)))

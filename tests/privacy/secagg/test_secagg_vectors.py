@@ -33,6 +33,7 @@ def test_the_generator_writes_the_very_files_of_the_repository(
     for make in (
         generate.streams,
         generate.shares,
+        generate.dealt,
         generate.quantization,
         generate.rotation,
         generate.commitments,
@@ -86,6 +87,21 @@ def test_shares(case: dict[str, str]) -> None:
     for chosen in (slice(threshold), slice(-threshold, None)):
         assert shamir.combine(points[chosen], shares[chosen]) == expected
         assert independent.combine(points[chosen], shares[chosen]) == expected
+
+
+@pytest.mark.parametrize("case", cases("dealing.txt"))
+def test_dealing(case: dict[str, str]) -> None:
+    """Computed shares and sent ones lie on one polynomial through the secrets."""
+    known = {name: bytes.fromhex(value) for name, value in case.items()}
+    shares = {
+        point: independent.dealt_share(
+            known[f"{holder}.root"], known["context"], "cedar", holder, known["salt"], 2
+        )
+        for point, holder in ((4, "dogwood"), (5, "elder"))
+    }
+    for point, holder in ((1, "amber"), (2, "birch"), (3, "cedar")):
+        points, sent = [4, 5, point], known[f"{holder}.share"]
+        assert independent.combine(points, [shares[4], shares[5], sent]) == known["secrets"]
 
 
 @pytest.mark.parametrize("case", cases("quantization.txt"))

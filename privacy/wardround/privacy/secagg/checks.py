@@ -150,6 +150,21 @@ def peer_position(sites: Sequence[str], site: str, peer: str) -> int:
     return position - 1 if sites.index(site) < position else position
 
 
+def derived_holders(participants: Sequence[str], dealer: str, threshold: int) -> list[str]:
+    """Return the t - 1 peers who compute their shares of the dealer's secrets themselves.
+
+    Those who follow the dealer in the circle of participants, so that all send alike much.
+    """
+    at = participants.index(dealer)
+    return [participants[(at + k) % len(participants)] for k in range(1, threshold)]
+
+
+def sealed_holders(participants: Sequence[str], dealer: str, threshold: int) -> list[str]:
+    """Return the other peers, in order: those to whom the dealer seals their shares."""
+    derived = derived_holders(participants, dealer, threshold)
+    return [site for site in participants if site != dealer and site not in derived]
+
+
 def check_header(
     spec: RunSpec,
     roster: Roster,
@@ -165,8 +180,10 @@ def check_header(
         raise error(f"the upload of {site} is for another attempt, round or run", site)
     if header.length != spec.vector_length:
         raise error(f"the upload of {site} has {header.length} coordinates", site)
-    if len(header.pair_commitments) != peers or len(header.boxes) != peers:
+    if len(header.pair_commitments) != peers:
         raise error(f"the upload of {site} does not commit to {peers} pair secrets", site)
+    if len(header.boxes) != len(task.participants) - spec.threshold:
+        raise error(f"the upload of {site} has {len(header.boxes)} boxes", site)
     check_site_signature(roster, header, error)
 
 

@@ -116,15 +116,13 @@ class Collection:
         chosen = self.fix_survivors()
         if site not in chosen.sites:
             raise OutOfOrder(f"{site} is not among the survivors")
-        participants = self.task.participants
-        return Survivors(
-            chosen.context,
-            tuple(self._headers[name] for name in chosen.sites),
-            tuple(
-                self._boxes[name][checks.peer_position(participants, name, site)]
-                for name in others(chosen.sites, site)
-            ),
-        )
+        boxes = []
+        for name in others(chosen.sites, site):
+            holders = checks.sealed_holders(self.task.participants, name, self._spec.threshold)
+            if site in holders:
+                boxes.append(self._boxes[name][holders.index(site)])
+        headers = tuple(self._headers[name] for name in chosen.sites)
+        return Survivors(chosen.context, headers, tuple(boxes))
 
     def add_signature(self, signature: SurvivorSignature) -> None:
         """R4: take in a survivor's signature. Raises SurvivorsRejected when it does not fit."""

@@ -126,8 +126,9 @@ def _context(task: Task) -> bytes:
 class UploadHeader:
     """R2, the signed part: what the masked vector is and which secrets mask it.
 
-    `vector` is its digest, `length` its number of coordinates. `pair_commitments` and `boxes`
-    (digests of sealed boxes) follow the task's participants without the site itself.
+    `vector` is its digest, `length` its number of coordinates. `pair_commitments` follow the
+    task's participants without the site itself; `boxes` are the digests of the sealed boxes, to
+    those of them that do not compute their shares (`checks.sealed_holders`).
     """
 
     context: Digest
@@ -159,7 +160,10 @@ class SurvivorSet:
 
 @dataclass(frozen=True, slots=True)
 class Survivors:
-    """R3, coordinator to one site: the headers of U, and U's boxes for that site (own left out)."""
+    """R3, coordinator to one site: the headers of U, and U's boxes for that site.
+
+    There is a box of each site of U that sealed its shares to this one, in order.
+    """
 
     context: Digest
     headers: Annotated[tuple[UploadHeader, ...], Limit(1, MAX_SITES)]

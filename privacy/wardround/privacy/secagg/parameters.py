@@ -32,6 +32,7 @@ MAX_COUNTER = 2**31 - 1
 MAX_COUNTERS = 64
 COUNT_BITS = 31
 TAGS, TAG_BITS = 4, 96
+SECRET = 32
 
 Digest: TypeAlias = Annotated[bytes, Limit(32, 32)]
 Signature: TypeAlias = Annotated[bytes, Limit(64, 64)]

@@ -21,9 +21,10 @@ from wardround.privacy.errors import (
     TaskRejected,
 )
 from wardround.privacy.identity import Roster, Signer
-from wardround.privacy.secagg import agreement, checks, keys, release, shamir
+from wardround.privacy.secagg import agreement, checks, keys, release
 from wardround.privacy.secagg.checks import others
 from wardround.privacy.secagg.codec import decode, digest, encode
+from wardround.privacy.secagg.dealing import deal
 from wardround.privacy.secagg.masking import Stream
 from wardround.privacy.secagg.messages import (
     BookAck,
@@ -200,25 +201,25 @@ class Participant:
             self._spec, self._clip(task), site, contribution, streams, group
         )
 
-        dealt = shamir.share(
-            b"".join((self_secret, *pair_secrets)),
+        commitment = keys.commit("self-mask", context, self_secret, site)
+        own_shares, boxes = deal(
+            (self_secret, *pair_secrets),
             self._spec.threshold,
-            [self._point(name) for name in task.participants],
+            {name: checks.share_point(self._spec, name) for name in task.participants},
+            *(site, root_of, context, commitment),
         )
-        share_of = dict(zip(task.participants, dealt, strict=True))
-        boxes = tuple(keys.seal(root_of[p], context, site, p, share_of[p]) for p in peers)
         header = signed(
             UploadHeader(
                 context=context,
                 site=site,
                 vector=vector_hash,
                 length=len(vector),
-                self_commitment=keys.commit("self-mask", context, self_secret, site),
+                self_commitment=commitment,
                 pair_commitments=tuple(
                     keys.commit("pair-secret", context, secret, *sorted((site, peer)))
                     for peer, secret in zip(peers, pair_secrets, strict=True)
                 ),
-                boxes=tuple(checks.box_digest(box) for box in boxes),
+                boxes=tuple(checks.box_digest(box) for box in boxes.values()),
             ),
             self._signer,
         )
@@ -229,10 +230,10 @@ class Participant:
                 roots_round=task.round,
                 round=task.round,
                 attempt=task.attempt,
-                current=RoundState(task, header, share_of[site]),
+                current=RoundState(task, header, own_shares),
             )
         )
-        return Upload(header, boxes), vector
+        return Upload(header, tuple(boxes.values())), vector
 
     def accept_survivors(self, survivors: Survivors) -> SurvivorSignature:
         """R3 to R4: check the survivor set and sign it: one set per context, ever.
@@ -250,8 +251,8 @@ class Participant:
         release.check_survivors(self._spec, self._roster, self.site, current, survivors)
         release.check_difference(self._state.releases, current.task.model, self._mask(chosen.sites))
         roots = self._roots(self._state.roots)
-        opened = release.open_boxes(self.site, current, survivors, roots)
-        self._save(replace(self._state, current=replace(current, survivors=chosen, opened=opened)))
+        held = release.hold_shares(self._spec, self.site, current, survivors, roots)
+        self._save(replace(self._state, current=replace(current, survivors=chosen, held=held)))
         return signed(answer, self._signer)
 
     def release_shares(self, quorum: Quorum) -> Shares:
@@ -280,7 +281,7 @@ class Participant:
             replace(
                 self._state,
                 releases=releases,
-                current=replace(current, own_shares=b"", opened=(), released=shares),
+                current=replace(current, own_shares=b"", held=(), released=shares),
             )
         )
         return shares
@@ -357,6 +358,3 @@ class Participant:
 
     def _mask(self, sites: tuple[str, ...]) -> int:
         return sum(1 << self._spec.participants.index(site) for site in sites)
-
-    def _point(self, site: str) -> int:
-        return checks.share_point(self._spec, site)

@@ -6,13 +6,12 @@ from itertools import combinations
 from wardround.privacy.errors import KeysRejected, SurvivorsRejected
 from wardround.privacy.identity import Roster
 from wardround.privacy.secagg import checks, keys
-from wardround.privacy.secagg.checks import others
+from wardround.privacy.secagg.checks import others, sealed_holders
 from wardround.privacy.secagg.codec import digest
+from wardround.privacy.secagg.dealing import derived_share
 from wardround.privacy.secagg.messages import Shares, Survivors, SurvivorSet
-from wardround.privacy.secagg.parameters import RunSpec
+from wardround.privacy.secagg.parameters import SECRET, RunSpec
 from wardround.privacy.secagg.state import Released, RoundState
-
-SECRET = 32
 
 
 def check_survivors(
@@ -27,12 +26,15 @@ def check_survivors(
         checks.check_header(spec, roster, task, header, SurvivorsRejected)
     for one, other in combinations(headers, 2):
         checks.check_pair(task, one, other, SurvivorsRejected)
-    senders = [header for header in headers if header.site != site]
+    holders = {
+        header.site: sealed_holders(task.participants, header.site, spec.threshold)
+        for header in headers
+    }
+    senders = [header for header in headers if site in holders[header.site]]
     if len(survivors.boxes) != len(senders):
-        raise SurvivorsRejected("the survivor set does not bring one box of each survivor")
+        raise SurvivorsRejected("the survivor set does not bring the boxes sealed to this site")
     for header, box in zip(senders, survivors.boxes, strict=True):
-        position = checks.peer_position(task.participants, header.site, site)
-        if checks.box_digest(box) != header.boxes[position]:
+        if checks.box_digest(box) != header.boxes[holders[header.site].index(site)]:
             raise SurvivorsRejected(f"a box is not the one {header.site} sent", header.site)
 
 
@@ -49,28 +51,34 @@ def check_difference(releases: tuple[Released, ...], model: bytes, sites: int) -
             )
 
 
-def open_boxes(
-    site: str, current: RoundState, survivors: Survivors, roots: Mapping[str, bytes]
+def hold_shares(
+    spec: RunSpec,
+    site: str,
+    current: RoundState,
+    survivors: Survivors,
+    roots: Mapping[str, bytes],
 ) -> tuple[bytes, ...]:
     """Return the shares that each survivor dealt to `site`, in order of survivors.
 
     Empty for a box that its sender made badly: the others' shares will have to do.
     """
-    boxes = iter(survivors.boxes)
-    opened = []
+    participants, boxes = current.task.participants, iter(survivors.boxes)
+    held = []
     for header in survivors.headers:
-        sender = header.site
-        if sender == site:
-            opened.append(current.own_shares)
-            continue
-        try:
-            content = keys.unseal(roots[sender], survivors.context, sender, site, next(boxes))
-        except KeysRejected:
-            content = b""
-        if len(content) != SECRET * len(current.task.participants):
-            content = b""
-        opened.append(content)
-    return tuple(opened)
+        dealer = header.site
+        if dealer == site:
+            held.append(current.own_shares)
+        elif site in sealed_holders(participants, dealer, spec.threshold):
+            try:
+                share = keys.unseal(roots[dealer], survivors.context, dealer, site, next(boxes))
+            except KeysRejected:
+                share = b""
+            held.append(share if len(share) == SECRET * len(participants) else b"")
+        else:
+            salt = header.self_commitment
+            root, count = roots[dealer], len(participants)
+            held.append(derived_share(root, survivors.context, dealer, site, salt, count))
+    return tuple(held)
 
 
 def shares_to_release(site: str, current: RoundState, survivors: SurvivorSet) -> Shares:
@@ -80,9 +88,9 @@ def shares_to_release(site: str, current: RoundState, survivors: SurvivorSet) ->
     """
     participants = current.task.participants
     pair_shares = []
-    for owner, content in zip(survivors.sites, current.opened, strict=True):
+    for owner, content in zip(survivors.sites, current.held, strict=True):
         for position, peer in enumerate(others(participants, owner), start=1):
             if peer not in survivors.sites:
                 pair_shares.append(content[SECRET * position : SECRET * (position + 1)])
-    self_shares = tuple(content[:SECRET] for content in current.opened)
+    self_shares = tuple(content[:SECRET] for content in current.held)
     return Shares(survivors.context, site, digest(survivors), self_shares, tuple(pair_shares))

@@ -1,11 +1,12 @@
 """Shamir's secret sharing over GF(2^8), byte by byte (Shamir, CACM 1979).
 
 The field is that of AES (x^8 + x^4 + x^3 + x + 1). Sharing byte-wise makes a share as long as the
-secret and needs no big numbers; hiding is perfect: t - 1 shares are uniform whatever the secret.
-Points are 1 to 255. `decode` finds wrong shares (Berlekamp and Welch, US patent 4,633,470).
+secret and needs no big numbers. The secret is the value at point 0; with the shares at any t - 1
+other points it fixes the rest (`interpolate`), so when those are uniform, t - 1 shares tell nothing
+about it. Points are 1 to 255. `decode` finds wrong shares (Berlekamp and Welch, US patent
+4,633,470).
 """
 
-import secrets
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -33,18 +34,6 @@ def _tables() -> tuple[Bytes, Bytes]:
 
 
 _PRODUCT, _INVERSE = _tables()
-
-
-def share(content: bytes, threshold: int, points: Sequence[int]) -> list[bytes]:
-    """Return one share of `content` for each of `points`; any `threshold` of them give it back."""
-    secret = np.frombuffer(content, dtype=np.uint8)
-    random = np.frombuffer(secrets.token_bytes((threshold - 1) * len(content)), dtype=np.uint8)
-    coefficients = np.concatenate((secret, random)).reshape(threshold, len(content))
-    at = np.asarray(points, dtype=np.uint8)[:, None]
-    result = np.zeros((len(points), len(content)), dtype=np.uint8)
-    for row in coefficients[::-1]:  # Horner
-        result = _PRODUCT[at, result] ^ row
-    return [bytes(row) for row in result]
 
 
 def combine(points: Sequence[int], shares: Sequence[bytes]) -> bytes:

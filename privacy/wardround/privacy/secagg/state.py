@@ -39,14 +39,14 @@ class Released:
 @dataclass(frozen=True, slots=True)
 class RoundState:
     """The round at hand, from upload to release. `own_shares` are this site's own shares of its
-    self mask and pair secrets; `opened` the shares in the boxes of the survivors.
+    self mask and pair secrets; `held` those of the survivors' secrets.
     """
 
     task: Task
     header: UploadHeader
     own_shares: bytes = field(repr=False)
     survivors: SurvivorSet | None = None
-    opened: tuple[bytes, ...] = field(default=(), repr=False)
+    held: tuple[bytes, ...] = field(default=(), repr=False)
     released: Shares | None = field(default=None, repr=False)
 
 
