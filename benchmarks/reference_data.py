@@ -88,7 +88,7 @@ def _mednist() -> Path:
 
 @cache
 def _rows() -> tuple[dict[str, str], ...]:
-    return tuple(csv.DictReader((_mednist() / "split.csv").open()))
+    return tuple(csv.DictReader((_mednist() / "split.csv").read_text().splitlines()))
 
 
 @cache

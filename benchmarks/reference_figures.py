@@ -90,6 +90,7 @@ def plot(scores: Scores, ways: Sequence[str], across: Sequence[str], path: Path)
     low.set_ylim(min(values) - 6, max(100 * scores[ways[-1], t].mean for t in across) + 6)
     low.set_xticks(range(len(across)), across)
     low.set_xlabel("epsilon of each site, delta 1e-5 (none: without clip and noise)")
+    low.text(0.01, 0.8, "another scale", transform=low.transAxes, fontsize=9)
     figure.supylabel("test accuracy, %")
     high.set_title("MedNIST over four label-skewed sites")
     for axes in (high, low):
