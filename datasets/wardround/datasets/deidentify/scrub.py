@@ -86,10 +86,9 @@ def _tells(element: DataElement, text: str, walk: Walk) -> bool:
     tag, vr = int(element.tag), element.VR
     if vr in ("DS", "IS"):
         return walk.identity.is_number(text)
+    code = vr in ("CS", "AE", "AS")
+    if not (code or vr in values.SHORT_TEXT or vr in values.LONG_TEXT):
+        return False
     if walk.keeps(tag):
         return walk.identity.found_in(text, parts=False)
-    if vr in ("CS", "AE", "AS"):
-        return walk.identity.found_in(text, code=True) or values.telltale(tag, text)
-    if vr not in values.SHORT_TEXT and vr not in values.LONG_TEXT:
-        return False
-    return walk.identity.found_in(text) or values.telltale(tag, text)
+    return walk.identity.found_in(text, code=code) or values.telltale(tag, text)

@@ -10,6 +10,7 @@ Sources: ITU-T T.81 Annex B (JPEG), T.87 Annex C (JPEG-LS), T.800 Annex A (JPEG 
 """
 
 import struct
+from itertools import pairwise
 
 from wardround.datasets.errors import Refused
 
@@ -26,7 +27,7 @@ _NEEDED = (
     (0xEE, b"Adobe\0\x65", 14, 1),
     (0xE8, b"mrfx", 16, 10),
 )
-_RLE_HEADER = 64
+_RLE_HEADER, _NO_RUN = 64, b"\x80"
 _J2K_SIZ, _J2K_COM, _J2K_SOT, _J2K_SOD, _J2K_EOC = 0xFF51, 0xFF64, 0xFF90, 0xFF93, 0xFFD9
 # CAP, COD, COC, TLM, PRF, PLM, PLT, CPF, QCD, QCC, RGN, POC, PPM, PPT, CRG
 _J2K_CODING = frozenset(
@@ -57,20 +58,23 @@ def blank_comments(frame: bytes, rows: int, columns: int) -> bytes:
 
 
 def blank_rle(frame: bytes, pixels: int) -> bytes:
-    """Return a run-length `frame` with zeros for what none of its segments needs.
+    """Return a run-length `frame` without what none of its segments needs.
 
     `pixels` is the number of pixels of a frame: the bytes each segment unpacks to. Raises Refused
     ("pixels_unreadable") when a segment lies outside the frame or ends early.
     """
     head = struct.unpack("<16L", frame[:_RLE_HEADER]) if len(frame) >= _RLE_HEADER else (0,)
     count, starts = head[0], head[1 : head[0] + 1]
-    if not 1 <= count <= 15 or list(starts) != sorted(set(starts)) or starts[0] < _RLE_HEADER:
+    bounds = [_RLE_HEADER - 1, *starts, len(frame)]
+    if not 1 <= count <= 15 or bounds != sorted(set(bounds)):
         raise Refused("pixels_unreadable", "a run-length header is broken")
     clean = bytearray(len(frame))
     clean[: 4 * (count + 1)] = frame[: 4 * (count + 1)]
-    for start, stop in zip(starts, (*starts[1:], len(frame)), strict=True):
+    for start, stop in pairwise(bounds[1:]):
         end = _end_of_runs(frame, start, stop, pixels)
         clean[start:end] = frame[start:end]
+        if any(frame[end:stop]):
+            clean[end:stop] = _NO_RUN * (stop - end)
     return bytes(clean)
 
 

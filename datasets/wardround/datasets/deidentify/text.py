@@ -1,6 +1,7 @@
 """Text that stays: which words may, and which values of this patient must not come back in it."""
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
 
@@ -63,10 +64,11 @@ class Identity:
     devices copy it into other attributes.
     """
 
-    __slots__ = ("_descriptions", "_names", "_numbers", "_person", "_phrases", "_raw")
+    __slots__ = ("_descriptions", "_index", "_names", "_numbers", "_person", "_phrases", "_raw")
 
     def __init__(self) -> None:
         self._descriptions: set[str] = set()
+        self._index: dict[str, list[str]] = {}  # of the phrases, made when first asked for
         self._names: set[str] = set()
         self._numbers: set[str] = set()
         self._person: set[str] = set()
@@ -86,7 +88,7 @@ class Identity:
         self.add(value, always=True)
         for word in (_phrase(value), *_WORD.findall(value.casefold())):
             if len(word) >= _SHORTEST_NUMBER and any(map(str.isdigit, word)):
-                self._phrases.add(word)
+                self._remember(word)
         self._numbers.add(value.strip())
         if person:
             self._person.add(_phrase(value))
@@ -102,9 +104,14 @@ class Identity:
             return
         if not always and all(word in _common_words() or len(word) < 3 for word in words):
             return
-        self._phrases.add(phrase)
+        self._remember(phrase)
         if raw and len(value.strip(" \0")) >= _LONG:
             self._raw.add(value.strip(" \0").encode("utf-8", "surrogateescape"))
+
+    def _remember(self, phrase: str) -> None:
+        self._phrases.add(phrase)
+        self._descriptions.discard(phrase)
+        self._index.clear()
 
     def add_description(self, value: str) -> None:
         """Remember a description of the examination. A short one without a number may well be a
@@ -113,14 +120,16 @@ class Identity:
         if len(value.strip()) > _LONGEST_CODE or _NUMBER.search(value):
             self.add(value)
             return
-        before = set(self._phrases)
-        self.add(value, raw=False)
-        self._descriptions |= self._phrases - before
+        phrase = _phrase(value)
+        if phrase not in self._phrases:
+            self.add(value, raw=False)
+            self._descriptions.add(phrase)
 
     def forget(self, value: str) -> None:
         """Take back one remembered value, which the profile retains; never who the patient is."""
         if _phrase(value) not in self._person:
             self._phrases.discard(_phrase(value))
+            self._index.clear()
             self._raw.discard(value.strip(" \0").encode("utf-8", "surrogateescape"))
 
     def is_number(self, value: str) -> bool:
@@ -138,13 +147,31 @@ class Identity:
         names = self._names - _common_words() if code else self._names if parts else set()
         if not names.isdisjoint(words) or any(_embedded(name, joined) for name in names):
             return True
-        phrases = self._phrases - self._descriptions if code else self._phrases
         return any(
-            phrase in spaced or phrase.replace(" ", "") in joined
-            if len(phrase) >= _LONG
-            else f" {phrase} " in spaced
-            for phrase in phrases
+            not (code and phrase in self._descriptions)
+            for phrase in self._phrases_in(words, spaced, joined)
         )
+
+    def _phrases_in(self, words: list[str], spaced: str, joined: str) -> Iterator[str]:
+        """Yield the remembered phrases in a text: short ones as words of their own, long ones
+        anywhere and without regard to what parts their words.
+
+        A report has thousands of texts, and of phrases too: each text is looked up, never each
+        phrase.
+        """
+        if not self._index:
+            for phrase in self._phrases:
+                whole = phrase.replace(" ", "")
+                begins = whole[:_LONG] if len(whole) >= _LONG else phrase.split()[0]
+                self._index.setdefault(begins, []).append(phrase)
+        for at in range(len(joined) - _LONG + 1):
+            for phrase in self._index.get(joined[at : at + _LONG], ()):
+                if joined.startswith(phrase.replace(" ", ""), at):
+                    yield phrase
+        for word in words:
+            for phrase in self._index.get(word, ()):
+                if f" {phrase} " in spaced:
+                    yield phrase
 
     def found_in_bytes(self, content: bytes) -> bool:
         """Tell whether one of the longer values (8 bytes or more) stands in `content`."""
