@@ -155,6 +155,36 @@ def test_every_way_gives_the_same_clipped_sum(
 
 @settings(max_examples=60)
 @given(st.data())
+def test_every_way_to_compute_a_convolution_is_the_convolution(data: st.DataObject) -> None:
+    draw = data.draw
+    dims = draw(st.integers(1, 3))
+    size = draw(st.integers(1, 3))
+    stride, dilation, groups, batch = draw(st.tuples(*[st.integers(1, 2)] * 4))
+    padding = draw(st.integers(0, 2))
+    inside, outside = (groups * n for n in draw(st.tuples(*[st.integers(1, 3)] * 2)))
+    kind = [nn.Conv1d, nn.Conv2d, nn.Conv3d][dims - 1]
+    conv = kind(
+        inside, outside, size, stride, padding, dilation, groups, bias=draw(st.booleans())
+    ).double()
+    space = draw(st.integers(max(1, dilation * (size - 1) + 1 - 2 * padding), 7))
+    x = torch.randn(batch, inside, *[space] * dims, dtype=torch.float64, requires_grad=True)
+    expected = conv(x)
+    error = torch.randn_like(expected)
+    (below,) = torch.autograd.grad(expected, x, error)
+    layer = weights.ConvolutionLayer(conv, {"weight": "w"})
+    with torch.no_grad():
+        for forward in layer.forwards.values():
+            torch.testing.assert_close(forward(x), expected)
+        for backward in layer.backwards.values():
+            torch.testing.assert_close(backward(x, error), below)
+    simple = stride == 1 and padding <= dilation * (size - 1)
+    pointwise = simple and size == 1 and groups == 1
+    assert set(layer.forwards) == {"convolution"} | ({"product"} if pointwise else set())
+    assert len(layer.backwards) == (2 if simple else 1)
+
+
+@settings(max_examples=60)
+@given(st.data())
 def test_patches_and_ways_agree_for_any_convolution(data: st.DataObject) -> None:
     draw = data.draw
     dims = draw(st.integers(1, 3))

@@ -62,18 +62,18 @@ def settings(**change: object) -> TrainingSettings:
 
 def test_a_round_learns_under_noise() -> None:
     torch.manual_seed(0)
-    model, data = build(TASK), easy()
+    model, data = build(TASK), easy(480)
     seen: list[StepReport] = []
     before = arrays(model)
     result = train_round(
         model, data, settings(steps=30), per_sample_loss(TASK), on_step=seen.append
     )
     counts = evaluate(model, data, TASK)
-    assert counts["evaluated"] == 120
-    assert counts["correct"] > 100
+    assert counts["evaluated"] == 480
+    assert counts["correct"] > 400
     assert [s.step for s in seen] == list(range(30))
     assert all(s.images == 2 * s.patients for s in seen)
-    assert (result.steps, result.patients, result.expected_batch) == (30, 60, 30)
+    assert (result.steps, result.patients, result.expected_batch) == (30, 240, 120)
     after = arrays(model)
     for name, change in result.update.items():
         assert change.dtype == np.float32

@@ -7,7 +7,8 @@ all layers are known, their weighted sum. No second backward pass, and no gradie
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,25 +22,25 @@ _PIECE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """Whose the samples of a batch are: `owner` [B] in 0 .. count-1, `slot` [B] its place there."""
+    """Whose the samples of a batch are: `owner` [B] in 0 .. count-1, `slot` [B] its place there.
+
+    `depth` is the most samples of a unit; `single`, whether each has exactly one, in order.
+    """
 
     owner: Tensor
     slot: Tensor
     count: int
     depth: int
+    single: bool
 
     @classmethod
     def of(cls, owner: Tensor) -> Units:
         """From the owner of each sample, int64 [B]; owners are numbered without a gap from 0."""
-        count = int(owner.max()) + 1 if owner.numel() else 0
-        same = owner[:, None] == owner[None, :]
-        slot = same.tril(-1).sum(1)
-        return cls(owner, slot, count, int(slot.max()) + 1 if owner.numel() else 0)
-
-    @property
-    def single(self) -> bool:
-        """Whether every unit has exactly one sample, in order."""
-        return self.depth <= 1 and bool((self.owner.diff() == 1).all())
+        if not owner.numel():
+            return cls(owner, owner, 0, 0, single=True)
+        slot = (owner[:, None] == owner[None, :]).tril(-1).sum(1)
+        single = bool((owner == torch.arange(len(owner), device=owner.device)).all())
+        return cls(owner, slot, int(owner.max()) + 1, int(slot.max()) + 1, single)
 
     def gather(self, values: Tensor) -> Tensor:
         """Sum the samples of each unit: [B, ...] -> [count, ...]."""
@@ -107,11 +108,11 @@ def squared_norms(values: Tensor) -> Tensor:
     """Squared L2 norm of each row of [B, ...], float64 [B], in pieces that float32 can sum."""
     flat = values.flatten(1)
     whole = flat.shape[1] // _PIECE * _PIECE
-    total: Tensor = torch.linalg.vector_norm(flat[:, whole:], dim=1).double().square()
-    if whole:
-        pieces = flat[:, :whole].reshape(flat.shape[0], -1, _PIECE)
-        total += torch.linalg.vector_norm(pieces, dim=2).double().square().sum(1)
-    return total
+    pieces = flat[:, :whole].reshape(len(flat), -1, _PIECE)
+    norms = [torch.linalg.vector_norm(pieces, dim=2)] if whole else []
+    if whole < flat.shape[1]:
+        norms.append(torch.linalg.vector_norm(flat[:, whole:], dim=1, keepdim=True))
+    return torch.cat(norms, 1).double().square().sum(1)
 
 
 def clip_factors(squares: Tensor, clip: float) -> Tensor:
@@ -123,23 +124,41 @@ def clip_factors(squares: Tensor, clip: float) -> Tensor:
 
 @torch.no_grad()
 def clipped_sum(tape: Tape, units: Units, clip: float) -> ClippedSum:
-    """Clip the gradient of each unit to `clip` in L2, over all parameters, and add them up."""
-    explicit = {name: units.gather(g) for name, g in tape.explicit.items()}
+    """Clip the gradient of each unit to `clip` in L2, over all parameters, and add them up.
+
+    Uses the tape up.
+    """
+    blocks = [(parts, units.gather(block)) for parts, block in _blocks(tape.explicit)]
     squares = torch.zeros(units.count, dtype=torch.float64, device=units.owner.device)
-    for gradient in explicit.values():
-        squares += squared_norms(gradient)
+    for _, block in blocks:
+        squares += squared_norms(block)
     for part in tape.deferred.values():
         squares += part.squared_norms(units)
     factors = clip_factors(squares, clip)
     sound = squares.isfinite()
     lost = int((~sound).sum())
-    total = {}
-    for name, gradient in explicit.items():
-        kept = gradient[sound] if lost else gradient
-        used = factors[sound] if lost else factors
-        weight = used.to(gradient.dtype)
-        total[name] = (weight @ kept.flatten(1)).reshape(gradient.shape[1:])
+    total: dict[str, Tensor] = {}
+    for parts, block in blocks:
+        kept, used = (block[sound], factors[sound]) if lost else (block, factors)
+        sums = torch.split(used.to(block.dtype) @ kept, [math.prod(shape) for _, shape in parts])
+        total |= {n: v.reshape(shape) for (n, shape), v in zip(parts, sums, strict=True)}
     each = factors[units.owner]
-    for name, part in tape.deferred.items():
-        total[name] = part.weighted_sum(each, sound[units.owner] if lost else None)
+    there = sound[units.owner] if lost else None
+    while tape.deferred:
+        name, part = tape.deferred.popitem()
+        total[name] = part.weighted_sum(each, there)
     return ClippedSum(total, lost)
+
+
+_Parts = list[tuple[str, torch.Size]]
+
+
+def _blocks(explicit: dict[str, Tensor]) -> Iterator[tuple[_Parts, Tensor]]:
+    """Empty `explicit` into matrices [B, n], the many small gradients side by side in one."""
+    small = [name for name, gradient in explicit.items() if gradient[0].numel() <= _PIECE]
+    if small:
+        joined = torch.cat([explicit[name].flatten(1) for name in small], 1)
+        yield [(name, explicit.pop(name).shape[1:]) for name in small], joined
+    while explicit:
+        name, gradient = explicit.popitem()
+        yield [(name, gradient.shape[1:])], gradient.flatten(1)

@@ -7,8 +7,9 @@ convolution is the same with the two exchanged.
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as f
@@ -86,27 +87,33 @@ def products(kernel: Kernel, signal: Tensor, error: Tensor) -> Tensor:
     Two patches overlap position by position: their product is the sum, over the kernel, of the
     products of single positions. Those need no patches written out, and a part of the arithmetic.
     """
-    places = math.prod(error.shape[2:])
-    padded = _padded(kernel, signal).flatten(2)
+    inside, outside = tuple(signal.shape[2:]), tuple(error.shape[2:])
+    places = math.prod(outside)
     direct = places**2 * math.prod(kernel.weight[2:])
-    if kernel.pointwise or padded.shape[2] ** 2 > direct:
+    if kernel.pointwise or math.prod(inside) ** 2 > direct:
         seen = patches(kernel, signal, error)
         return seen.transpose(1, 2) @ seen
-    single = padded.transpose(1, 2) @ padded
-    space = [n + 2 * p for n, p in zip(signal.shape[2:], kernel.padding, strict=True)]
-    one = [math.prod(space[i + 1 :]) for i in range(len(space))]
-    other = [step * padded.shape[2] for step in one]
-    out = error.shape[2:]
-    view = single.as_strided(
-        (len(signal), *kernel.weight[2:], *out, *out),
-        (
-            single.stride(0),
-            *(d * (a + b) for d, a, b in zip(kernel.dilation, one, other, strict=True)),
-            *(s * b for s, b in zip(kernel.stride, other, strict=True)),
-            *(s * a for s, a in zip(kernel.stride, one, strict=True)),
-        ),
-    )
-    return view.sum(dim=list(range(1, 1 + len(out)))).reshape(len(signal), places, places)
+    flat = signal.flatten(2)
+    single = (flat.transpose(1, 2) @ flat).flatten(1).t().contiguous()
+    pairs, starts = _overlaps(kernel, inside, outside, signal.device)
+    total = f.embedding_bag(pairs, single, starts, mode="sum")
+    return total.t().reshape(-1, places, places)
+
+
+@functools.lru_cache(maxsize=256)
+def _overlaps(
+    kernel: Kernel, inside: tuple[int, ...], outside: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """For each two places, which pairs of positions to add up; and where each list starts."""
+    size = math.prod(inside)
+    one = replace(kernel, weight=(1, 1, *kernel.weight[2:]))
+    numbers = torch.arange(1, 1 + size, dtype=torch.float64, device=device)
+    seen = patches(one, numbers.reshape(1, 1, *inside), numbers.new_empty(1, 1, *outside))[0]
+    at = seen.long().t() - 1
+    left, right = at[:, None, :], at[None, :, :]
+    real = ((left >= 0) & (right >= 0)).flatten(0, 1)
+    counts = real.sum(1)
+    return (left * size + right).flatten(0, 1)[real], counts.cumsum(0) - counts
 
 
 def _padded(kernel: Kernel, signal: Tensor) -> Tensor:

@@ -1,18 +1,17 @@
 """Layers with a weight matrix or kernel: linear, convolution and transposed convolution.
 
-Per layer shape a short trial decides how its gradients are kept: written out for each sample, or
-deferred, as the norm alone (Goodfellow, arXiv 1510.01799; Rochette et al., arXiv 1912.06015) and a
-weighted gradient once all norms are known. The trial's key knows the batch size only roughly,
-because Poisson sampling changes it at every step.
+A trial decides for each layer how its gradients are kept: written out for each sample, or deferred,
+as the norm alone (Goodfellow, arXiv 1510.01799; Rochette et al., arXiv 1912.06015) and a weighted
+gradient once all norms are known. Another one decides how the layer itself is computed.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from wardround.client.training import weight_gradients as ways
 from wardround.client.training.tape import Tape, Units, squared_norms
+from wardround.client.training.trial import quickest
 from wardround.client.training.weight_gradients import Kernel
 
 # Beyond this many places the ghost norm's [T, T] matrices cost more than they save.
@@ -29,9 +29,6 @@ GHOST_PLACES = 256
 # layer's input and output, or at most so many bytes for the whole batch.
 EXPLICIT_MEMORY = 4.0
 EXPLICIT_BYTES = 1 << 24
-_TRIALS = 3
-# Batches from this size on share one trial; smaller ones, as in the self-test, have their own.
-_CROWD = 16
 
 Way = Callable[[Kernel, Tensor, Tensor], Tensor]
 WAYS: dict[str, Way] = {
@@ -39,7 +36,6 @@ WAYS: dict[str, Way] = {
     "grouped": ways.grouped,
     "one by one": ways.one_by_one,
 }
-_chosen: dict[tuple[object, ...], str] = {}
 
 
 def multiply(kernel: Kernel, signal: Tensor, error: Tensor) -> Tensor:
@@ -167,6 +163,23 @@ class ConvolutionLayer(WeightLayer):
         self.padding = (0,) * len(self.stride) if self.outside else cast(Any, conv.padding)
         shape = tuple(self.weight.shape)
         self.kernel = Kernel(shape, self.stride, tuple(self.padding), self.dilation, self.groups)
+        self.forwards: dict[str, Callable[[Tensor], Tensor]] = {"convolution": self._convolved}
+        self.backwards: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"backward": self._backward}
+        self._offer_more()
+
+    def _offer_more(self) -> None:
+        if self.transposed or any(s != 1 for s in self.stride):
+            return
+        if self.kernel.pointwise:
+            self.forwards["product"] = self._multiplied
+            self.backwards["product"] = self._multiplied_back
+        elif all(a >= 0 for a in self._around()):
+            self.backwards["flipped"] = self._flipped
+
+    def _around(self) -> list[int]:
+        """How far the mirrored kernel reaches over the error's edge."""
+        sizes = zip(self.dilation, self.kernel.weight[2:], self.padding, strict=True)
+        return [d * (k - 1) - p for d, k, p in sizes]
 
     def pad(self, x: Tensor) -> Tensor:
         """Padding that the convolution itself does not do: autograd follows it as it is."""
@@ -177,18 +190,46 @@ class ConvolutionLayer(WeightLayer):
 
     def run(self, x: Tensor) -> Tensor:
         """The layer's output."""
+        return self.forwards[quickest(self.forwards, self.kernel, x)](x)
+
+    def input_gradient(self, x: Tensor, error: Tensor) -> Tensor:
+        """Gradient for the input, from the one for the output."""
+        return self.backwards[quickest(self.backwards, self.kernel, x, error)](x, error)
+
+    def _convolved(self, x: Tensor) -> Tensor:
         return torch.convolution(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation,
             self.transposed, self.output_padding, self.groups,
         )  # fmt: skip
 
-    def input_gradient(self, x: Tensor, error: Tensor) -> Tensor:
-        """Gradient for the input, from the one for the output."""
+    def _multiplied(self, x: Tensor) -> Tensor:
+        """A kernel of one position is a matrix."""
+        weight = self.weight.flatten(1).expand(len(x), -1, -1)
+        out = torch.bmm(weight, x.flatten(2))
+        if self.bias is not None:
+            out += self.bias[:, None]
+        return out.reshape(*out.shape[:2], *x.shape[2:])
+
+    def _backward(self, x: Tensor, error: Tensor) -> Tensor:
         gradient: Tensor = torch.ops.aten.convolution_backward(
             error, x, self.weight, None, self.stride, self.padding, self.dilation,
             self.transposed, self.output_padding, self.groups, [True, False, False],
         )[0]  # fmt: skip
         return gradient
+
+    def _multiplied_back(self, x: Tensor, error: Tensor) -> Tensor:
+        weight = self.weight.flatten(1).t().expand(len(x), -1, -1)
+        return torch.bmm(weight, error.flatten(2)).reshape(x.shape)
+
+    def _flipped(self, x: Tensor, error: Tensor) -> Tensor:
+        """With stride 1 the gradient is a convolution of the error with the kernel mirrored."""
+        apart = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
+        weight = apart.transpose(1, 2).flatten(0, 1)
+        mirrored = weight.flip(list(range(2, x.dim())))
+        return torch.convolution(
+            error, mirrored, None, self.stride, self._around(), self.dilation,
+            False, self.output_padding, self.groups,
+        )  # fmt: skip
 
     def sides(self, x: Tensor, error: Tensor) -> tuple[Kernel, Tensor, Tensor]:
         """Kernel, signal and error, as in `weight_gradients`."""
@@ -197,12 +238,8 @@ class ConvolutionLayer(WeightLayer):
 
 def choose(kernel: Kernel, signal: Tensor, error: Tensor, *, ghost: bool) -> str:
     """The way to keep this layer's gradients: "ghost", or a key of `WAYS`."""
-    shape = (tuple(signal.shape[1:]), tuple(error.shape[1:]))
-    crowd = min(len(signal), _CROWD).bit_length()
-    key = (kernel, shape, crowd, signal.dtype, signal.device, torch.get_num_threads(), ghost)
-    if key not in _chosen:
-        _chosen[key] = _fastest(kernel, signal, error, _candidates(kernel, signal, error, ghost))
-    return _chosen[key]
+    names = _candidates(kernel, signal, error, ghost)
+    return quickest({n: partial(_keep, n, kernel) for n in names}, kernel, signal, error)
 
 
 def _candidates(kernel: Kernel, signal: Tensor, error: Tensor, ghost: bool) -> list[str]:
@@ -221,31 +258,17 @@ def _candidates(kernel: Kernel, signal: Tensor, error: Tensor, ghost: bool) -> l
     return [*names, "unfolded", "grouped", "one by one"]
 
 
-def _fastest(kernel: Kernel, signal: Tensor, error: Tensor, names: list[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    weight = signal.new_ones(signal.shape[0], dtype=torch.float64)
-    units = Units.of(torch.arange(signal.shape[0], device=signal.device))
-    best = dict.fromkeys(names, math.inf)
-    for _ in range(_TRIALS):
-        for name in names:
-            start = _now(signal)
-            if name == "ghost":
-                part = Ghost(kernel, signal, error)
-                part.squared_norms(units)
-                part.weighted_sum(weight, None)
-            else:
-                gradients = WAYS[name](kernel, signal, error)
-                squared_norms(gradients)
-                weight.to(gradients.dtype) @ gradients.flatten(1)
-            best[name] = min(best[name], _now(signal) - start)
-    return min(names, key=best.__getitem__)
-
-
-def _now(like: Tensor) -> float:
-    if like.is_cuda:
-        torch.cuda.synchronize(like.device)
-    return time.perf_counter()
+def _keep(way: str, kernel: Kernel, signal: Tensor, error: Tensor) -> None:
+    """All that a way will cost in a step."""
+    weight = torch.ones(signal.shape[0], dtype=torch.float64, device=signal.device)
+    if way == "ghost":
+        part = Ghost(kernel, signal, error)
+        part.squared_norms(Units.of(torch.arange(signal.shape[0], device=signal.device)))
+        part.weighted_sum(weight, None)
+    else:
+        gradients = WAYS[way](kernel, signal, error)
+        squared_norms(gradients)
+        weight.to(gradients.dtype) @ gradients.flatten(1)
 
 
 def _columns(x: Tensor) -> Tensor:
