@@ -4,11 +4,13 @@ Text that a machine writes into a picture has thin strokes of one width and one 
 shapes of about one height that stand on a common line. Anatomy has each of these at times, hardly
 all of them in four and more neighbouring shapes.
 
-1. At three sizes of the picture, bright and dark strokes are taken out (top-hat transform).
+1. At three sizes of the picture, and a small one enlarged too, bright and dark strokes are taken
+   out (top-hat transform).
 2. At several thresholds the connected shapes of a letter's proportions are collected.
 3. Neighbours of like height are chained into lines, left to right and top to bottom.
-4. Each line is measured (`MEASURES`) and weighed by a network of one hidden layer, whose 241
-   numbers were fitted on text rendered into real slices (benchmarks/burned_in_text.py).
+4. Each line is measured (`MEASURES`) and weighed by a network of one hidden layer. Its numbers were
+   fitted, and the three thresholds chosen, on text rendered into real slices of two parts that
+   neither the tests nor the README's figures touch (benchmarks/burned_in_text.py).
 
 No recognition, so no language, alphabet or model file. What is too small or too faint for it is
 listed in the README.
@@ -47,18 +49,18 @@ MEASURES = (
     "sharpness",
     "letters",
     "size",
+    "halvings",
+    "side",
 )
-# Log-odds above which a line counts as text. Four shapes stand in line by chance more often than
-# six do, so fewer must be surer. The README tells what is missed and what raises an alarm.
-_SURE = {4: 5.0, 5: 4.0}
-_SURE_OF_MORE = 3.5
 _STROKE = 7  # pixels; a stroke of up to 5 is seen, at half size up to 10, at a quarter up to 20
 _THRESHOLDS = (0.08, 0.16, 0.3, 0.5)
 _LEAST_HEIGHT, _MOST_HEIGHT = 5, 48
 _LEAST_SHAPES = 4
 _MOST_SHAPES = 700
-_SIZES = 3
+_HALVINGS = 2
 _SMALLEST_SIDE = 24
+# Letters of a picture below this are enlarged to twice their size, since they touch each other.
+_SMALL_SIDE = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,19 @@ def shows_text(plane: Plane) -> bool:
 
 def evidence(measures: Sequence[float] | NDArray[np.float32]) -> float:
     """Return by how much the log-odds that a line is text exceed what so many shapes must give."""
-    net = _network()
+    return odds(measures) - float(network().sure[group(measures)])
+
+
+def group(measures: Sequence[float] | NDArray[np.float32]) -> int:
+    """Return 0, 1 or 2: four, five or more shapes. The fewer, the more often a line is chance."""
+    return min(int(measures[0]), _LEAST_SHAPES + 2) - _LEAST_SHAPES
+
+
+def odds(measures: Sequence[float] | NDArray[np.float32]) -> float:
+    """Return the log-odds that a line is text."""
+    net = network()
     scaled = np.clip((np.asarray(measures) - net.means) / net.scales, -4, 4)
-    odds = float(np.tanh(net.hidden @ scaled + net.hidden_bias) @ net.output + net.bias)
-    return odds - _SURE.get(int(measures[0]), _SURE_OF_MORE)
+    return float(np.tanh(net.hidden @ scaled + net.hidden_bias) @ net.output + net.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +101,18 @@ class _Network:
     hidden_bias: Table
     output: Table
     bias: float
+    sure: Table
 
 
 @lru_cache(maxsize=1)
-def _network() -> _Network:
+def network() -> _Network:
+    """Return the weights and thresholds of the package's file."""
     text = resources.files(__package__).joinpath("burned_weights.txt").read_text("ascii")
     rows = [
         np.array(line.split(), np.float64) for line in text.splitlines() if not line.startswith("#")
     ]
-    means, scales, *hidden, hidden_bias, output, bias = rows
-    return _Network(means, scales, np.array(hidden), hidden_bias, output, float(bias[0]))
+    means, scales, *hidden, hidden_bias, output, bias, sure = rows
+    return _Network(means, scales, np.array(hidden), hidden_bias, output, float(bias[0]), sure)
 
 
 def lines(plane: Plane) -> Iterator[Line]:
@@ -111,13 +124,23 @@ def lines(plane: Plane) -> Iterator[Line]:
         plane = np.where(finite, plane, plane[finite].min())
     for low, high in _windows(plane):
         image = np.clip((plane - low) / (high - low), 0, 1).astype(np.float32)
-        for step in range(_SIZES):
-            if min(image.shape) < _SMALLEST_SIDE:
-                break
-            for found in _lines_of(image):
-                left, top, right, bottom = (side << step for side in found.box)
-                yield Line(found.measures, (left, top, right, bottom))
+        side = min(image.shape)
+        if side < _SMALL_SIDE:
+            large = np.clip(ndimage.zoom(image, 2, order=3, mode="nearest"), 0, 1)
+            yield from _lines_at(large, -1, side)
+        for halvings in range(_HALVINGS + 1):
+            yield from _lines_at(image, halvings, side)
             image = _halved(image)
+
+
+def _lines_at(image: Plane, halvings: int, side: int) -> Iterator[Line]:
+    """Yield the lines of `image`, a plane of least side `side` halved so often (-1: doubled)."""
+    if min(image.shape) < _SMALLEST_SIDE:
+        return
+    for found in _lines_of(image):
+        left, top, right, bottom = (round(place * 2.0**halvings) for place in found.box)
+        measures = (*found.measures, float(halvings), float(np.log2(side)))
+        yield Line(measures, (left, top, right, bottom))
 
 
 def _windows(plane: Plane) -> Iterator[tuple[float, float]]:
