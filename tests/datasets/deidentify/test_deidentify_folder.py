@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from wardround.datasets.deid_cli import deidentify as command
 from wardround.datasets.deidentify import Profile, deidentify_folder, load_profile, process
+from wardround.datasets.deidentify.table import Option
 from wardround.datasets.errors import DeidentificationError
 
 app = Typer()
@@ -130,7 +131,9 @@ def test_a_second_run_does_only_what_is_new(folder, tmp_path, build, monkeypatch
 
     first = run()
     worked = []
-    monkeypatch.setattr(process, "_run", lambda tasks, jobs: iter(worked.extend(tasks) or ()))
+    monkeypatch.setattr(
+        process, "_run", lambda tasks, jobs: (worked.append(task) for task in tasks)
+    )
     second = run()
     assert not worked
     assert second.report == first.report
@@ -171,6 +174,84 @@ def test_another_content_under_one_uid_gets_its_own(folder, tmp_path, build):
     run = deidentify_folder(folder, tmp_path / "out", profile=Profile(), key=build.key, jobs=1)
     assert run.report.passed == 4
     assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+@pytest.mark.parametrize("journalled", [True, False])
+def test_the_results_do_not_depend_on_what_the_files_are_called(tmp_path, build, journalled):
+    """Three contents that claim one UID, one of them twice, and a fourth file."""
+    contents = []
+    for thickness in ("1", "2", "3", "3", "4"):
+        dataset = build.base()
+        dataset.SliceThickness = thickness
+        dataset.SOPInstanceUID = UID(f"1.2.826.0.1.3680043.99.5.{thickness == '4':d}")
+        contents.append(build.to_bytes(dataset))
+
+    def results(name, order):
+        for number, content in enumerate(order):
+            path = tmp_path / name / f"{number}.dcm"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        run = deidentify_folder(
+            tmp_path / name,
+            tmp_path / f"{name}-out",
+            profile=Profile(),
+            key=build.key,
+            journal=tmp_path / "journal" if journalled else None,
+            jobs=1,
+        )
+        assert (run.report.passed, run.report.duplicates) == (4, 1)
+        for done in run.files:
+            wanted = dcmread(done.source).SliceThickness
+            assert dcmread(done.output).SliceThickness == wanted
+        return {path.name: path.read_bytes() for path in (tmp_path / f"{name}-out").iterdir()}
+
+    one, other = results("a", contents), results("b", contents[::-1])
+    assert len(one) == 4
+    assert one == other
+    assert results("a", contents) == one  # once more, over the earlier results
+
+
+def test_a_new_file_takes_no_name_from_an_earlier_result(folder, tmp_path, build):
+    def run():
+        journal = tmp_path / "journal"
+        return deidentify_folder(
+            folder, tmp_path / "out", profile=Profile(), key=build.key, journal=journal, jobs=1
+        )
+
+    run()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    dataset = build.base()
+    dataset.SOPInstanceUID = UID("1.2.826.0.1.3680043.99.2.0")
+    dataset.SliceThickness = "9"
+    (folder / "0-comes-first.dcm").write_bytes(build.to_bytes(dataset))
+    assert run().report.passed == 4
+    after = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(after) == 4
+    assert before.items() <= after.items()
+
+
+def test_an_interrupted_run_leaves_no_half_file(folder, tmp_path, build):
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    def run(on_file=None):
+        return deidentify_folder(
+            folder,
+            tmp_path / "out",
+            profile=Profile(),
+            key=build.key,
+            journal=tmp_path / "journal",
+            jobs=1,
+            on_file=on_file,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop)
+    left = list((tmp_path / "out").iterdir())
+    assert len(left) < 3
+    assert all(dcmread(path).SOPInstanceUID == path.stem for path in left)
+    assert run().report.passed == 3
 
 
 def test_a_worker_that_dies_takes_only_its_own_file(folder, tmp_path, build, monkeypatch):
@@ -216,6 +297,30 @@ def test_a_wrong_profile_says_what_is_wrong(tmp_path, invoke, folder, text, word
     result = invoke(folder, tmp_path / "out", "--profile", path)
     assert result.exit_code == 1
     assert "Traceback" not in result.output
+
+
+def test_a_profile_from_another_editor_is_read(tmp_path):
+    path = tmp_path / "profile.toml"
+    path.write_bytes(b"\xef\xbb\xbfmodalities = ['MR']\r\n[options]\r\nretain_uids = true\r\n")
+    assert load_profile(path) == Profile(frozenset({Option.UIDS}), frozenset({"MR"}))
+    path.write_bytes("[options]".encode("utf-16"))
+    with pytest.raises(DeidentificationError, match="UTF-8"):
+        load_profile(path)
+
+
+def test_nothing_is_written_among_the_originals(tmp_path, invoke, folder):
+    before = sorted(folder.rglob("*"))
+    for option in ("--map", "--report", "--quarantine", "--key"):
+        result = invoke(folder, tmp_path / "out", option, folder / NAME / f"{NAME}-0.dcm")
+        assert result.exit_code == 1
+        assert NAME not in result.output
+    result = invoke(folder, tmp_path / "out", "--map", tmp_path / "missing" / "map.csv")
+    assert result.exit_code == 1
+    assert not (tmp_path / "out").exists()
+    assert sorted(folder.rglob("*")) == before
+    result = invoke(folder, tmp_path / "out", "--map", tmp_path / "out" / "map.csv", "--jobs", 1)
+    assert result.exit_code == 0
+    assert "take it out" in " ".join(result.output.split())
 
 
 def test_mistakes_get_one_line(tmp_path, invoke, folder):

@@ -6,10 +6,10 @@ import secrets
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
@@ -161,16 +161,18 @@ def _collect(
         if journal is not None:
             journal.put(names[task.source], outcome)
 
-    made = _run([task for task in tasks if task.source not in outcomes], jobs)
     again: list[_Task] = []
-    for number, task in enumerate(tasks, 1):
-        if task.source not in outcomes:
-            _place(task, next(made), holders, keep, again)
-        if on_file is not None:
-            on_file(number, len(tasks))
+    # Closed in the end whatever happens, so that no worker writes on after an interruption.
+    with closing(_run([task for task in tasks if task.source not in outcomes], jobs)) as made:
+        for number, task in enumerate(tasks, 1):
+            if task.source not in outcomes:
+                _place(task, next(made), holders, keep, again)
+            if on_file is not None:
+                on_file(number, len(tasks))
     distinct = [replace(task, distinct=True) for task in again]
-    for task, result in zip(distinct, _run(distinct, jobs), strict=True):
-        _place(task, result, holders, keep, again)
+    with closing(_run(distinct, jobs)) as made:
+        for task, result in zip(distinct, made, strict=True):
+            _place(task, result, holders, keep, again)
     uids = {outcome.sha256: outcome.uid for outcome in outcomes.values() if not outcome.duplicate}
     return [_done(task, outcomes[task.source], uids) for task in tasks]
 
@@ -219,7 +221,7 @@ def _place(
     keep(task, outcome)
 
 
-def _run(tasks: list[_Task], jobs: int | None) -> Iterator[_Made]:
+def _run(tasks: list[_Task], jobs: int | None) -> Generator[_Made]:
     """Yield each task's result in order. A worker that dies takes only its own file with it."""
     workers = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
     waiting = deque(tasks)
@@ -236,6 +238,9 @@ def _run(tasks: list[_Task], jobs: int | None) -> Iterator[_Made]:
                     yield made
             except BrokenProcessPool:
                 suspects = [task for task, _ in running]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         for task in suspects if waiting or running else ():
             yield _alone(task)
 
