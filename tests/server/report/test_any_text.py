@@ -36,8 +36,8 @@ NASTY = "\x00\ud800\u202e</script>]]>&#0;{{x}}*#\\\n\ue000\U000e0041"
 def charts(text: str) -> tuple[Chart, ...]:
     """Return a chart of each kind with `text` everywhere."""
     return (
-        Line(text, text, ((0, 0.5), (1, 1.0)), 2.0, text, text, 2.5),
-        Bars(text, text, ((text, 3.0),), (text,), text),
+        Line(text, text, ((0, 0.5), (1, 1.0)), 2.0, text, text, text, 2.5),
+        Bars(text, text, ((text, 3.0),), (text,), text, text),
         Grid(text, text, (1, 2), ((text, (Presence.INCLUDED, Presence.REFUSED)),), text),
     )
 

@@ -80,6 +80,7 @@ def _traffic(report: SiteReport) -> Block:
         tuple((day if long else day[5:], float(size)) for day, size in sizes.items()),
         tuple(amount(size) for size in sizes.values()),
         name.title(),
+        "Bytes",
     )
     table = Table(
         f"Bytes recorded as sent, by {name}",
@@ -210,7 +211,8 @@ def _curve(account: AccountFacts, unit: str) -> Line:
         points=tuple((n, v) for n, v in enumerate(values, 1) if math.isfinite(v)),
         limit=budget,
         limit_label=f"budget {epsilon(account.budget.value)}",
-        x_label=f"Spend (ε per {unit})",
+        x_label="Spend",
+        y_label=f"ε per {unit}",
         top=nice_top(highest * 1.08),
     )
 

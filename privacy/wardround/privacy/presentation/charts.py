@@ -10,7 +10,7 @@ class Line:
     """A value per round that grows towards a limit: one panel of a figure.
 
     `points` are (round, value) in order of rounds; `top` is the upper end of the value axis, so
-    that panels of one figure share a scale.
+    that panels of one figure share a scale. Labels of axes say quantity and unit.
     """
 
     title: str
@@ -19,6 +19,7 @@ class Line:
     limit: float | None
     limit_label: str
     x_label: str
+    y_label: str
     top: float
 
 
@@ -31,6 +32,7 @@ class Bars:
     bars: tuple[tuple[str, float], ...]
     labels: tuple[str, ...]
     x_label: str
+    y_label: str
 
 
 class Presence(StrEnum):

@@ -36,6 +36,7 @@ PAPER = Palette(
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 30.0, 40.0
 _TEXT = 12
+WIDE = 400  # a wider drawing is not shrunk to a narrow screen: its letters would be too small
 
 
 def draw(chart: Chart, palette: Palette, name: str) -> str:
@@ -47,10 +48,11 @@ def draw(chart: Chart, palette: Palette, name: str) -> str:
     else:
         width, height, body = _grid(chart, palette)
     title = _element("title", printable(chart.title), id=f"{name}-title")
+    wide = ' class="wide"' if width > WIDE else ""
     description = _element("desc", printable(chart.description, limit=2000), id=f"{name}-desc")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
-        f'width="{width:g}" height="{height:g}" role="img" '
+        f'width="{width:g}" height="{height:g}"{wide} role="img" '
         f'aria-labelledby="{name}-title {name}-desc" font-family="{escape(palette.font)}" '
         f'font-size="{_TEXT}">{title}{description}{"".join(body)}</svg>'
     )
@@ -69,6 +71,7 @@ def _line(chart: Line, palette: Palette) -> tuple[float, float, Iterator[str]]:
 
     def body() -> Iterator[str]:
         yield _heading(chart.title, palette)
+        yield _label(chart.y_label, 8, _TOP + 4, palette)
         yield from _value_axis(chart.top, width, height, palette)
         for x in _some(range(first, last + 1), 8):
             yield _label(str(x), at(x, 0)[0], height - _BOTTOM + 16, palette, anchor="middle")
@@ -101,6 +104,7 @@ def _bars(chart: Bars, palette: Palette) -> tuple[float, float, Iterator[str]]:
 
     def body() -> Iterator[str]:
         yield _heading(chart.title, palette)
+        yield _label(chart.y_label, 8, _TOP + 4, palette)
         yield _shape(
             "line", x1=_LEFT, y1=height - _BOTTOM, x2=width - _RIGHT, y2=height - _BOTTOM,
             stroke=palette.muted,

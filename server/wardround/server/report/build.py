@@ -58,8 +58,8 @@ def build_report(
         reason=end.mark(end.event.reason) if end else start.mark(""),
         final_model=end.mark(end.event.model_digest) if end else start.mark(""),
         software=start.mark(start.event.software),
-        started_ms=start.mark(start.leaf.ts_ms),
-        ended_ms=end.mark(end.leaf.ts_ms) if end else None,
+        started_ms=start.logged_ms,
+        ended_ms=end.logged_ms if end else None,
         log=_log(reading),
         verdict=Marked(verification.status, Source.VERIFIED),
         colluders_covered=Marked(verification.colluders_covered, Source.VERIFIED),
@@ -131,7 +131,7 @@ def _approvals(reading: Reading, start: Noted[RunStart]) -> Iterable[model.Appro
                 epsilon_limit=noted.mark(event.epsilon_limit),
                 legal_basis=noted.refer(event.legal_basis),
                 dpia=noted.refer(event.dpia),
-                at_ms=noted.mark(noted.leaf.ts_ms),
+                at_ms=noted.logged_ms,
             )
 
 
@@ -144,7 +144,7 @@ def _refusals(reading: Reading, start: Noted[RunStart]) -> Iterable[model.Refusa
                 round=noted.mark(event.round),
                 rule=noted.mark(event.rule),
                 reason=noted.mark(event.reason),
-                at_ms=noted.mark(noted.leaf.ts_ms),
+                at_ms=noted.logged_ms,
             )
 
 
@@ -169,7 +169,7 @@ def _site(
         site=Marked(site, Source.COORDINATOR, (start.index,)),
         organisation=enrolled.mark(enrolled.event.organisation) if enrolled else start.mark(""),
         fingerprint=_fingerprint(named[-1]) if named else start.mark("not enrolled"),
-        enrolled_ms=enrolled.mark(enrolled.leaf.ts_ms) if enrolled else None,
+        enrolled_ms=enrolled.logged_ms if enrolled else None,
         revoked=revoked.mark(revoked.event.reason) if revoked else None,
         invited=Marked(len(states), Source.COORDINATOR),
         included=count(Presence.INCLUDED),
@@ -249,7 +249,7 @@ def _faults(reading: Reading, run: str) -> Iterable[model.FaultFacts]:
             attempt=noted.mark(event.attempt),
             stage=noted.mark(event.stage),
             what=noted.mark(event.what),
-            at_ms=noted.mark(noted.leaf.ts_ms),
+            at_ms=noted.logged_ms,
         )
 
 

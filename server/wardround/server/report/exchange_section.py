@@ -46,9 +46,9 @@ def approval_section(report: RunReport) -> Section:
                 "Protection of updates",
                 (
                     Cell(
-                        f"opened with {plan.threshold.value} sites' help, never over fewer than "
-                        f"{plan.min_cohort.value} sites; holds against the coordinator with up to "
-                        f"{plan.colluders.value} sites",
+                        f"opened with the help of {counted(plan.threshold.value, 'site')}, never "
+                        f"over fewer than {counted(plan.min_cohort.value, 'site')}; holds against "
+                        f"the coordinator together with {_colluders(plan.colluders.value)}",
                         plan.threshold.source,
                         plan.threshold.entries,
                     ),
@@ -93,6 +93,10 @@ def approval_section(report: RunReport) -> Section:
         "No site refused.",
     )
     return Section("approval", "Study and approvals", (facts, agreed, refused))
+
+
+def _colluders(count: int) -> str:
+    return f"up to {counted(count, 'site')}" if count else "no site"
 
 
 def sites_section(report: RunReport) -> Section:
@@ -212,6 +216,7 @@ def _traffic(report: RunReport) -> Figure:
         tuple((str(n), float(up.get(n, 0))) for n in recorded),
         tuple(amount(up.get(n, 0)) for n in recorded),
         "Round",
+        "Bytes",
     )
     table = Table(
         "Bytes per round",

@@ -31,7 +31,7 @@ def exports(reading: Reading, run: str) -> tuple[ExportFacts, ...]:
             size=noted.mark(noted.event.size),
             recipient=noted.mark(noted.event.recipient),
             actor=noted.mark(noted.leaf.actor),
-            at_ms=noted.mark(noted.leaf.ts_ms),
+            at_ms=noted.logged_ms,
         )
         for noted in reading.all(Export)
         if noted.event.run in ("", run)

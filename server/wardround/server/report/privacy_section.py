@@ -101,7 +101,8 @@ def _chart(account: Spends, alone: bool, top: float) -> Line:
         points=tuple((x, y) for x, y in drawn if math.isfinite(y)),
         limit=_float(last.budget) if math.isfinite(_float(last.budget)) else None,
         limit_label=f"budget {budget}",
-        x_label=f"Round, 0: before the run (ε per {unit})",
+        x_label="Round (0: before the run)",
+        y_label=f"ε per {unit}",
         top=top,
     )
 

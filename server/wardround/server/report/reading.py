@@ -31,6 +31,11 @@ class Noted(Generic[E]):
         signed = self.leaf.statement is not None
         return Marked(value, Source.SITE if signed else Source.COORDINATOR, (self.index,))
 
+    @property
+    def logged_ms(self) -> Marked[int]:
+        """When it entered the log, by the coordinator's clock, whoever signed it."""
+        return Marked(self.leaf.ts_ms, Source.COORDINATOR, (self.index,))
+
     def refer(self, value: str) -> Marked[str]:
         """Return `value`, a reference to a document that is kept elsewhere."""
         return Marked(value, Source.EXTERNAL, (self.index,))

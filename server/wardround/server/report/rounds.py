@@ -38,7 +38,7 @@ def round_facts(reading: Reading, run: str, verification: Verification) -> tuple
                 round=start.mark(start.event.round),
                 attempt=start.mark(start.event.attempt),
                 purpose=start.mark(start.event.purpose),
-                started_ms=start.mark(start.leaf.ts_ms),
+                started_ms=start.logged_ms,
                 model_digest=start.mark(start.event.model_digest),
                 invited=start.mark(start.event.invited),
                 survivors=survivors.mark(survivors.event.survivors)
