@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import dcmread
+from pydicom.data import get_testdata_file
 from pydicom.pixels import compress
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from wardround.datasets.deidentify.burned import shows_text
+from wardround.datasets.deidentify.frames import grey_planes
 from wardround.datasets.errors import Refused
 
 NAMES = ("OKONKWO", "Lindqvist", "IBRAHIM", "Tanaka")
@@ -150,6 +152,24 @@ def test_real_clean_files_pass(shared_data, run):
     folder = shared_data / "dicom" / "real"
     for path in [folder / "ctbrain1.dcm", *sorted((folder / "hippocrop_series_1").iterdir())]:
         run(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("examples_jpeg2k.dcm", True),
+        ("examples_palette.dcm", True),
+        ("examples_ybr_color.dcm", True),
+        ("examples_overlay.dcm", False),
+        ("JPGExtended.dcm", False),
+        ("J2K_pixelrep_mismatch.dcm", False),
+        ("CT_small.dcm", False),
+    ],
+)
+def test_text_of_real_machines_is_seen_and_bones_are_not_text(name, text):
+    """Pictures that come with pydicom: three ultrasound machines; MR, bone scan, two of CT."""
+    planes = grey_planes(dcmread(get_testdata_file(name, download=False)))
+    assert any(shows_text(plane) for plane in planes) == text
 
 
 def test_real_pictures_seldom_raise_a_false_alarm(shared_data):
