@@ -2,10 +2,12 @@
 
     python benchmarks/private_training.py [--quick] [--device cpu] [NETWORK ...]
 
-One thread, one process, all ways interleaved, each ratio taken within its own round and the median
-of the rounds reported. A step is forward, loss, gradients (clipped, for the private ways) and the
-SGD update; noise is measured beside it, for a logical batch of 256. Memory is the peak over the
-state before the step, in a process of its own. Rows go into .bench/results.json.
+One thread, one process. All ways take turns, every second round in reverse order, so that no way
+always follows the same other one; each ratio is taken within its own round, and the median of the
+rounds is reported, as are the times. On a CPU time is the process's own. A step is forward, loss,
+gradients (clipped, for the private ways) and the SGD update; noise is measured beside it, for a
+logical batch of 256. Memory is the peak over the state before the step, in a process of its own.
+A way that cannot run has a line with the reason. Rows go into .bench/results.json.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable
@@ -103,7 +106,8 @@ def make_step(way: str, subject: Subject, device: str) -> Step:
             made = engine.clipped_sum(loss, inputs, targets, units, CLIP)
             for name, parameter in trainable(model).items():
                 if name in made.total:
-                    parameter.grad = made.total[name].reshape(parameter.shape) / len(inputs)
+                    parameter.grad = made.total[name].reshape(parameter.shape)
+            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], len(inputs))
             update()
 
         return private
@@ -149,9 +153,10 @@ def clock(step: Step, inputs: Tensor, targets: Tensor) -> float:
 
 @dataclass(slots=True)
 class Timing:
-    """Seconds of each round by way; a way that cannot run has none."""
+    """Seconds of each round by way; a way that cannot run has none, and a reason."""
 
     seconds: dict[str, list[float]]
+    reasons: dict[str, str]
 
     def ratio(self, way: str, to: str = "plain") -> float | None:
         """Median over the rounds of this way's time over the other's."""
@@ -164,22 +169,24 @@ def measure(subject: Subject, device: str, rounds: int, slow_rounds: int) -> Tim
     inputs, targets = example(subject, device)
     seconds: dict[str, list[float]] = {"plain": []}
     steps = {"plain": make_step("plain", subject, device)}
+    reasons = {}
     for way in WAYS:
         seconds[way] = []
         try:
             step = make_step(way, subject, device)
             step(inputs, targets)
         except (RuntimeError, NotImplementedError) as error:
-            print(f"  {way} cannot run: {str(error).splitlines()[0][:90]}", file=sys.stderr)
+            reasons[way] = " ".join(str(error).split())
             continue
         steps[way] = step
     for way in ("plain", "wardround"):
         clock(steps[way], inputs, targets)
     for turn in range(rounds):
-        for way, step in steps.items():
+        order = list(steps) if turn % 2 == 0 else list(reversed(steps))
+        for way in order:
             if way in ("plain", "wardround") or turn < slow_rounds:
-                seconds[way].append(clock(step, inputs, targets))
-    return Timing(seconds)
+                seconds[way].append(clock(steps[way], inputs, targets))
+    return Timing(seconds, reasons)
 
 
 def noise_seconds(subject: Subject) -> tuple[float, int]:
@@ -217,30 +224,26 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
-def memory(name: str, way: str, device: str) -> int | None:
-    """`peak_of` in a process of its own; None where the way cannot run."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.private_training",
-        "--peak",
-        way,
-        "--device",
-        device,
-        name,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return int(done.stdout) if done.returncode == 0 else None
+def memory(name: str, way: str, device: str) -> int:
+    """`peak_of` in a process of its own."""
+    command = [sys.executable, __file__, "--peak", way, "--device", device, name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout)
 
 
 def row(
-    name: str, value: float, unit: str, compared_to: str, ratio: float | None, goal: float | None
+    name: str,
+    value: float | None,
+    unit: str = "",
+    compared_to: str = "",
+    ratio: float | None = None,
+    goal: float | None = None,
 ) -> dict[str, object]:
     """One line of the results."""
     met = None if goal is None or ratio is None else ratio <= goal
     return {
         "name": name,
-        "value": round(value, 4),
+        "value": None if value is None else round(value, 4),
         "unit": unit,
         "compared_to": compared_to,
         "ratio": None if ratio is None else round(ratio, 4),
@@ -254,9 +257,11 @@ def rows_of(name: str, device: str, rounds: int, slow_rounds: int) -> list[dict[
     subject = SUBJECTS[name]
     timing = measure(subject, device, rounds, slow_rounds)
     plain = statistics.median(timing.seconds["plain"])
-    found = [row(f"{name}: plain SGD step", plain, "s", "", None, None)]
+    found = [row(f"{name}: plain SGD step", plain, "s")]
     for way in WAYS:
-        if timing.seconds[way]:
+        if way in timing.reasons:
+            found.append(row(f"{name}: {way} cannot run: {timing.reasons[way][:90]}", None))
+        else:
             value, ratio = statistics.median(timing.seconds[way]), timing.ratio(way)
             goal = subject.goal if way == "wardround" else None
             found.append(row(f"{name}: {way} step", value, "s", "plain SGD", ratio, goal))
@@ -267,30 +272,25 @@ def rows_of(name: str, device: str, rounds: int, slow_rounds: int) -> list[dict[
     noise, size = noise_seconds(subject)
     logical = statistics.median(timing.seconds["wardround"]) * LOGICAL_BATCH / subject.batch
     found.append(
-        row(f"{name}: noise, {size:,} parameters", noise, "s", "logical step of 256",
+        row(f"{name}: noise, {size / 1e6:.1f}M parameters", noise, "s", "logical step of 256",
             noise / (logical + noise), NOISE_GOAL)
     )  # fmt: skip
     base = memory(name, "plain", device)
     for way in ("wardround", "opacus hooks"):
-        peak = memory(name, way, device)
-        if base and peak:
+        if way not in timing.reasons:
+            peak = memory(name, way, device)
             goal = MEMORY_GOAL if way == "wardround" else None
-            found.append(
-                row(
-                    f"{name}: {way} peak memory",
-                    peak / 2**20,
-                    "MiB",
-                    "plain SGD",
-                    peak / base,
-                    goal,
-                )
-            )
+            label = f"{name}: {way} peak memory"
+            found.append(row(label, peak / 2**20, "MiB", "plain SGD", peak / base, goal))
     return found
 
 
 def show(rows: list[dict[str, object]]) -> None:
     """The rows as a table of at most 80 columns."""
     for r in rows:
+        if r["value"] is None:
+            print(textwrap.fill(str(r["name"]), 80, subsequent_indent="  "), flush=True)
+            continue
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.3f}x"
         goal = "" if r["goal"] is None else f"<= {r['goal']}"
         word = {True: "met", False: "MISSED", None: ""}[r["met"]]  # type: ignore[index] # bool or None
@@ -314,7 +314,7 @@ def main() -> None:
         return
     collected: list[dict[str, object]] = []
     for name in chosen.network or SUBJECTS:
-        found = rows_of(name, chosen.device, *((3, 1) if chosen.quick else (9, 3)))
+        found = rows_of(name, chosen.device, *((4, 2) if chosen.quick else (10, 4)))
         show(found)
         collected += found
     record(collected, f"private training ({chosen.device})")
