@@ -313,6 +313,27 @@ def test_one_patient_under_several_spellings_has_one_pseudonym_and_one_shift(bui
     assert len(seen) == 1
 
 
+def test_dates_and_telephones_in_short_numbers(build, run):
+    dataset = build.base()
+    dataset.StudyDescription = "Chest 14.03.52, call 06 12 34 56 78, slice 12 mm"
+    dataset.ProtocolName, dataset.StructureSetLabel = "Kowalski", "Kowalski"
+    result = read(run(dataset, options(Option.DESCRIPTORS)))
+    assert result.StudyDescription == "Chest slice 12 mm"
+    assert "ProtocolName" not in result
+    assert result.StructureSetLabel == "REMOVED"
+
+
+@pytest.mark.parametrize("place", ["../b", "a/b", "..", "/x", "1.2.3/../4", "1.2.3.4 x"])
+def test_an_instance_uid_that_is_a_path(build, run, place):
+    """A kept UID names the result."""
+    data = build.to_bytes(build.base())
+    old = raw(0x00080018, "UI", b"1.2.826.0.1.3680043.99.1.1")
+    assert old in data
+    result = run(data.replace(old, raw(0x00080018, "UI", place.encode())), options(Option.UIDS))
+    assert result.uid.startswith("2.25.")
+    assert read(result).SOPInstanceUID == result.uid
+
+
 def test_a_calibration_date_kept_beside_moved_ones_would_tell_the_shift(build, run):
     dataset = build.base()
     dataset.DateOfLastCalibration = "20210907"

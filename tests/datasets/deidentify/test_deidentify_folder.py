@@ -230,6 +230,20 @@ def test_a_new_file_takes_no_name_from_an_earlier_result(folder, tmp_path, build
     assert before.items() <= after.items()
 
 
+def test_a_folder_that_cannot_be_looked_into_is_said(folder, tmp_path, build, monkeypatch):
+    scandir = os.scandir
+
+    def locked(place):
+        if str(place).endswith(NAME):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    run = deidentify_folder(folder, tmp_path / "out", profile=Profile(), key=build.key, jobs=1)
+    assert run.report.passed == 0
+    assert len(run.report.quarantined) == 1
+
+
 def test_an_interrupted_run_leaves_no_half_file(folder, tmp_path, build):
     def stop(done, total):
         if done == 2:

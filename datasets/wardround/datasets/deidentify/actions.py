@@ -158,11 +158,14 @@ def _shift(element: DataElement, walk: Walk) -> bool:
 
 
 def _clean_text(element: DataElement, walk: Walk) -> bool:
+    """Leave only harmless words; False when none is left, or it is no text."""
     if not values.fits(element.VR, values.LONG_TEXT):
         return False
     remember(element, walk)
     cleaned = [text.clean(value) for value in values.strings(element)]
-    element.value = cleaned[0] if len(cleaned) == 1 else cleaned or None
+    if not any(cleaned):
+        return False
+    element.value = cleaned[0] if len(cleaned) == 1 else cleaned
     walk.counts["cleaned"] += 1
     return True
 
@@ -246,8 +249,7 @@ def _clean_unlisted(dataset: Dataset, element: DataElement, walk: Walk, place: _
 
 
 def _clean_or_replace(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
-    _clean_text(element, walk)
-    if values.empty(element):
+    if not _clean_text(element, walk):
         _replace(dataset, element, walk, place)
 
 
@@ -269,11 +271,10 @@ def _blank_icc(dataset: Dataset, element: DataElement, walk: Walk) -> None:
 def _long_text(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
     """Free text that no rule names: cleaned where an option cleans text, else removed."""
     option = Option.STRUCTURED if element.tag == _TEXT_VALUE else Option.DESCRIPTORS
-    if option in walk.profile.options and _clean_text(element, walk):
-        if values.empty(element):
-            element.value = "REMOVED"
-    else:
+    if option not in walk.profile.options:
         _remove(dataset, element, walk, "free_text_removed")
+    else:
+        _clean_or_replace(dataset, element, walk, place)
 
 
 def _items(element: DataElement, walk: Walk, place: _Place, *, cleaned: bool = False) -> None:

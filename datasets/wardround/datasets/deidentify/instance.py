@@ -1,6 +1,7 @@
 """One DICOM file: read, gated, cleaned, marked, written, and looked through once more."""
 
 import io
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ from wardround.datasets.errors import DeidentificationError, Refused
 # UUID-derived (PS3.5 B.2) and the same for every file this software writes.
 IMPLEMENTATION_UID = "2.25.302873645116820935446209347912340958211"
 IMPLEMENTATION_NAME = "WARDROUND_1"
+_UID = re.compile(r"(?=.{1,64}\Z)\d+(\.\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ def _deidentify(
     clean_dataset(dataset, walk)
     if salt:
         instance = pseudonyms.uid(f"{instance} {salt}")
-    elif Option.UIDS not in profile.options:
+    elif Option.UIDS not in profile.options or not _UID.fullmatch(instance):
+        # The result is named by it: what is no UID could be a path.
         instance = pseudonyms.uid(instance)
     dataset.SOPClassUID, dataset.SOPInstanceUID = UID(sop_class), UID(instance)
     _mark(dataset, profile)

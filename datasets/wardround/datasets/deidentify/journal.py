@@ -57,8 +57,12 @@ class Journal:
 
     def name(self, path: Path) -> str:
         """Return the keyed digest by which this state of the file is known."""
-        status = path.lstat()
-        place = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+        try:
+            status = path.lstat()
+            state = f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+        except OSError:
+            state = "gone"  # since the folder was listed
+        place = f"{path}\0{state}"
         return self._pseudonyms.digest("file", place)[:16].hex()
 
     def get(self, name: str) -> Outcome | None:

@@ -124,13 +124,18 @@ def _check_folders(source: Path, output: Path) -> None:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield what is no folder, links included; a linked folder is not entered."""
-    for root, folders, names in os.walk(folder, followlinks=False):
+    """Yield what is no folder, links included, and folders that cannot be looked into; a linked
+    folder is not entered.
+    """
+    closed: list[OSError] = []
+    for root, folders, names in os.walk(folder, onerror=closed.append, followlinks=False):
         for name in folders:
             if (Path(root) / name).is_symlink():
                 yield Path(root) / name
         for name in names:
             yield Path(root) / name
+    for error in closed:
+        yield Path(error.filename)
 
 
 def _collect(

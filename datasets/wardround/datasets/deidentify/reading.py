@@ -67,10 +67,11 @@ def read_content(path: Path, limit: int) -> Content:
         if error.errno in (errno.ENXIO, errno.ENODEV):  # sockets, devices without a driver
             raise Refused("special_file", "not a regular file") from None
         raise Refused("unreadable", f"cannot be opened: {os.strerror(error.errno or 0)}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise Refused("special_file", "not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise Refused("special_file", "not a regular file")
         if status.st_size == 0:
             raise Refused("empty", "no bytes")
         if status.st_size > limit:

@@ -34,16 +34,18 @@ def _common_words() -> frozenset[str]:
 
 
 def clean(value: str) -> str:
-    """Keep the plain words and the numbers of up to two digits in `value`, drop all others.
+    """Keep the plain words and single numbers of up to two digits in `value`, drop all others.
 
     An allow-list, since no list of names is complete: a word that is not known to be harmless
-    goes. Punctuation becomes one space.
+    goes. Numbers beside numbers go too: they may be a date or a telephone. Punctuation becomes
+    one space.
     """
     words = _WORD.findall(value)
+    digits = [False, *map(str.isdigit, words), False]
     return " ".join(
         word
-        for word in words
-        if word.casefold() in plain_words() or (word.isdigit() and len(word) <= 2)
+        for word, before, number, after in zip(words, digits, digits[1:], digits[2:], strict=False)
+        if word.casefold() in plain_words() or (number and len(word) <= 2 and not (before or after))
     )
 
 
