@@ -71,6 +71,12 @@ def federation(
 
 def test_the_statement_reaches_both_reports(federation: LocalFederation, tmp_path: Path) -> None:
     federation.approve(make_plan(rounds=1))
+    for name, told in (("north", "24 of 25 files written, 1 set aside"), ("south", "no statement")):
+        home = str(federation.sites[name].home.folder)
+        shown = CliRunner().invoke(
+            site_cli.app, ["study", "review", "findings", "--home", home], env={"COLUMNS": "120"}
+        )
+        assert re.search(f"de-identified +{told}", shown.output), shown.output
     federation.sites["north"].approve("findings", "officer")  # again: stated once all the same
     federation.sites["north"].sync()
     outcome = federation.run("findings")

@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from wardround.client import config
+from wardround.client.deidentification import deidentification
 from wardround.client.errors import ClientError, Refused
 from wardround.client.site import Site
 from wardround.privacy.commands import operator
 from wardround.privacy.errors import PlanInvalid
+from wardround.privacy.events import Deidentification
 from wardround.privacy.plan import StudyPlan
 from wardround.privacy.planned import PlannedSpend
 
@@ -62,6 +64,8 @@ def review(
             return
         patients = len({sample.patient for sample in cohort.samples("train")})
         out.print(f"data set      {admission.data}, {patients} patients to train on")
+        if cohort.kind != "tabular":
+            out.print(f"de-identified {_prepared(deidentification(site.home.folder, cohort))}")
         out.print(f"Next: wardround-site study approve {study}")
 
 
@@ -227,6 +231,16 @@ def _officer(site: Site) -> str:
     key = site.home.data_key()
     digest = hmac.new(key, b"officer\0" + operator().encode(), hashlib.sha256)
     return f"officer-{digest.hexdigest()[:12]}"
+
+
+def _prepared(stated: Deidentification | None) -> str:
+    if stated is None:
+        return "no statement: the images are not those of one run of `data deidentify`"
+    counts = {count.name: count.value for count in stated.counts}
+    return (
+        f"{counts['files_written']} of {counts['files_seen']} files written, "
+        f"{counts['quarantined']} set aside; signed and logged with the approval"
+    )
 
 
 def _size(count: float) -> str:
