@@ -84,6 +84,10 @@ def test_an_option_keeps_what_the_table_says_it_keeps(build, run, option):
     dataset = build.base()
     for number, tag in enumerate(rules()[0], 1):
         vr = DicomDictionary.get(tag, ("SQ",))[0].split(" or ")[0]
+        if vr == "SQ" and tag in DicomDictionary:
+            item = Dataset()
+            item.CodeMeaning = f"Room {90817000 + number}"
+            dataset.add(DataElement(tag, "SQ", [item]))
         if vr in ("SQ", "NONE") or tag >> 16 <= 4 or tag in (0x00080016, 0x7FE00010, 0x00280301):
             continue
         value = marked(build, vr, number)

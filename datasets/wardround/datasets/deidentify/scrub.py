@@ -51,15 +51,16 @@ def scrub(dataset: Dataset, walk: Walk) -> None:
     """Take removed values, and what looks like one, out of everything that stayed."""
     for value in walk.kept:
         walk.identity.forget(value)
-    _scrub(dataset, walk)
+    _scrub(dataset, walk, kept=False)
 
 
-def _scrub(dataset: Dataset, walk: Walk) -> None:
+def _scrub(dataset: Dataset, walk: Walk, *, kept: bool) -> None:
+    """`kept`: the data set is an item of a sequence that an option retains."""
     for element in list(dataset):
         tag = int(element.tag)
         if element.VR == "SQ":
             for item in element.value or ():
-                _scrub(item, walk)
+                _scrub(item, walk, kept=kept or walk.keeps(tag))
         elif tag in PIXELS or tag in (PATIENT_NAME, PATIENT_ID, _CHARACTER_SET):
             continue
         elif element.VR in values.BINARY:
@@ -67,12 +68,12 @@ def _scrub(dataset: Dataset, walk: Walk) -> None:
                 del dataset[element.tag]
                 walk.counts["repeated_values_removed"] += 1
         else:
-            _scrub_texts(dataset, element, walk)
+            _scrub_texts(dataset, element, walk, kept=kept or walk.keeps(tag))
 
 
-def _scrub_texts(dataset: Dataset, element: DataElement, walk: Walk) -> None:
+def _scrub_texts(dataset: Dataset, element: DataElement, walk: Walk, *, kept: bool) -> None:
     texts = list(values.strings(element))
-    told = [_tells(element, text, walk) for text in texts]
+    told = [_tells(element, text, walk, kept=kept) for text in texts]
     if any(told):
         new = [
             dummy(element.tag, element.VR, text).value if tells else text
@@ -82,13 +83,13 @@ def _scrub_texts(dataset: Dataset, element: DataElement, walk: Walk) -> None:
         walk.counts["repeated_values_removed"] += 1
 
 
-def _tells(element: DataElement, text: str, walk: Walk) -> bool:
+def _tells(element: DataElement, text: str, walk: Walk, *, kept: bool) -> bool:
     tag, vr = int(element.tag), element.VR
     if vr in ("DS", "IS"):
         return walk.identity.is_number(text)
     code = vr in ("CS", "AE", "AS")
     if not (code or vr in values.SHORT_TEXT or vr in values.LONG_TEXT):
         return False
-    if walk.keeps(tag):
+    if kept:
         return walk.identity.found_in(text, parts=False)
     return walk.identity.found_in(text, code=code) or values.telltale(tag, text)
