@@ -27,7 +27,7 @@ from wardround.privacy.presentation.document import (
     words,
 )
 from wardround.privacy.presentation.marks import Source
-from wardround.privacy.presentation.wording import counted, epsilon
+from wardround.privacy.presentation.wording import counted, epsilon, pseudonym
 
 LEGEND = (
     (Source.SITE, "Signed by this site, or from its own privacy ledger."),
@@ -153,7 +153,7 @@ def _cost(report: SiteReport) -> Answer:
         per = f" per {account.unit.value}" if account.unit.value else ""
         lines.append(
             words(
-                cell(account.dataset),
+                cell(account.dataset, pseudonym),
                 ": ε ",
                 cell(account.closing, epsilon),
                 " of ",

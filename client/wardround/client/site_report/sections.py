@@ -27,7 +27,7 @@ from wardround.privacy.presentation.document import (
 )
 from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.svg import nice_top
-from wardround.privacy.presentation.wording import epsilon, grouped, or_dash, tally
+from wardround.privacy.presentation.wording import epsilon, grouped, or_dash, pseudonym, tally
 
 
 def over_budget(report: SiteReport) -> list[str]:
@@ -204,7 +204,7 @@ def _curve(account: AccountFacts, unit: str) -> Line:
     budget = float(account.budget.value)
     highest = max([budget, *(value for value in values if math.isfinite(value))])
     return Line(
-        title=account.dataset.value,
+        title=pseudonym(account.dataset.value),
         description=f"Epsilon per {unit} goes from {epsilon(account.opening.value)} to "
         f"{epsilon(account.closing.value)} over {len(values)} spends; "
         f"the budget is {epsilon(account.budget.value)}.",
@@ -270,7 +270,7 @@ def data_section(report: SiteReport) -> Section:
         tuple(
             (
                 cell(d.at_ms, moment),
-                cell(d.dataset),
+                code(d.dataset),
                 cell(d.profile),
                 cell(d.options, lambda names: ", ".join(names).replace("_", " ") or "none"),
                 Cell(tally(d.counts), Source.SITE, d.dataset.entries),
@@ -280,7 +280,7 @@ def data_section(report: SiteReport) -> Section:
             for d in report.data
         )
         + tuple(
-            (dash, cell(name), Cell("no de-identification statement", Source.VERIFIED), *[dash] * 4)
+            (dash, code(name), Cell("no de-identification statement", Source.VERIFIED), *[dash] * 4)
             for name in report.unstated
         ),
         "No de-identification statement was made in this period.",

@@ -38,6 +38,11 @@ def short(digest: str) -> str:
     return f"{digest[:16]}…" if len(digest) > 16 else digest
 
 
+def pseudonym(name: str) -> str:
+    """Return the name of a data set for a table or a card; the full one stands in a heading."""
+    return f"{name[:12]}…" if len(name) > 20 else name
+
+
 def yes(value: bool) -> str:
     """Return yes or no."""
     return "yes" if value else "no"

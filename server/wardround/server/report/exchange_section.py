@@ -25,6 +25,7 @@ from wardround.privacy.presentation.wording import (
     grouped,
     listing,
     or_dash,
+    pseudonym,
     spans,
     yes,
 )
@@ -67,7 +68,7 @@ def approval_section(report: RunReport) -> Section:
                 cell(a.site),
                 code(a.approver),
                 cell(a.same_plan, yes),
-                cell(a.datasets, lambda names: ", ".join(names)),
+                cell(a.datasets, lambda names: ", ".join(map(pseudonym, names))),
                 number(a.epsilon_limit, epsilon),
                 cell(a.legal_basis, or_dash),
                 cell(a.dpia, or_dash),

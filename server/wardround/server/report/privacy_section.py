@@ -23,7 +23,7 @@ from wardround.privacy.presentation.document import (
 )
 from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.svg import nice_top
-from wardround.privacy.presentation.wording import epsilon, listing
+from wardround.privacy.presentation.wording import epsilon, listing, pseudonym
 from wardround.server.report.model import MechanismFacts, RunReport, SpendFacts, Text
 
 Spends: TypeAlias = tuple[SpendFacts, ...]
@@ -95,7 +95,7 @@ def _chart(account: Spends, alone: bool, top: float) -> Line:
     drawn = [(first.round.value - 1, _float(first.before))]
     drawn += [(s.round.value, _float(s.after)) for s in account]
     return Line(
-        title=last.site.value if alone else f"{last.site.value}, {last.dataset.value}",
+        title=last.site.value if alone else f"{last.site.value}, {pseudonym(last.dataset.value)}",
         description=f"Epsilon per {unit} goes from {epsilon(first.before.value)} before the run to "
         f"{epsilon(last.after.value)} after round {last.round.value}; the budget is {budget}.",
         points=tuple((x, y) for x, y in drawn if math.isfinite(y)),
@@ -118,7 +118,7 @@ def _alone(accounts: tuple[Spends, ...], spend: SpendFacts) -> bool:
 def _row(spend: SpendFacts) -> tuple[Cell, ...]:
     return (
         cell(spend.site),
-        cell(spend.dataset),
+        cell(spend.dataset, pseudonym),
         cell(spend.round),
         number(spend.before, epsilon),
         number(spend.after, epsilon),

@@ -41,7 +41,7 @@ def data_section(report: RunReport) -> Section:
         tuple(
             (
                 cell(d.site),
-                cell(d.dataset),
+                code(d.dataset),
                 cell(d.profile),
                 cell(d.options, lambda names: ", ".join(names).replace("_", " ") or "none"),
                 *(
@@ -52,7 +52,8 @@ def data_section(report: RunReport) -> Section:
             for d in report.data
         )
         + tuple(
-            (Cell(site, Source.COORDINATOR), Cell(dataset, Source.SITE), silent, *[dash] * 5)
+            (Cell(site, Source.COORDINATOR), Cell(dataset, Source.SITE, (), "code"), silent)
+            + (dash,) * 5
             for site, dataset in sorted(used - prepared)
         ),
         "No de-identification statement is in the log, and no data set is named.",
