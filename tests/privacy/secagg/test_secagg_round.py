@@ -289,3 +289,22 @@ def test_a_site_that_missed_an_aggregate_takes_no_task_that_builds_on_it() -> No
         late.check_task(task, bytes(32))
     late.accept_aggregate(*first)
     late.check_task(task, bytes(32))
+
+
+def test_a_coordinator_that_forgot_its_last_sum_builds_on_the_one_before() -> None:
+    federation = ready(3, ring_bits=16, group_mode=True)
+    for number in (1, 2):
+        federation.run(federation.start(number, model=bytes([number]) * 32))
+        saved = federation.aggregator.save()
+        opened = federation.opened()
+        for site in federation.names[: 3 if number == 1 else 2]:  # one misses the second sum
+            federation.sites[site].accept_aggregate(*opened)
+    federation.aggregator = Aggregator.restore(
+        saved, federation.spec, federation.roster, COORDINATOR
+    )
+    task = federation.start(3, model=bytes([3]) * 32)
+    assert task.prior is not None
+    given = federation.run(task)
+    mean = federation.sites[federation.names[0]].accept_aggregate(*federation.opened()).mean
+    expected = expected_mean(given, 1.0)
+    assert np.linalg.norm(mean - expected) < 0.01 * np.linalg.norm(expected)

@@ -329,7 +329,9 @@ class Participant:
         aggregate = unprotect(self._spec, clip, survivors.sites, vector, group)
         if not again:
             following = next_clip(self._spec, aggregate) or (last.next_clip if last else None)
-            accepted = Accepted(task.round, task.context, opening.vector, clip, following)
+            accepted = Accepted(
+                *(task.round, task.context, opening.vector, task.prior, clip, following)
+            )
             self._save(replace(state, accepted=accepted))
         return aggregate
 
@@ -338,11 +340,13 @@ class Participant:
         if task.prior is None:
             return task.clip
         last = self._state.accepted
-        if last is None or last.vector != task.prior:
-            raise TaskRejected(
-                "the task builds on an aggregate that this site does not hold; send it that first"
-            )
-        return last.next_clip
+        if last is not None and task.prior == last.vector:
+            return last.next_clip
+        if last is not None and task.prior == last.prior:
+            return last.clip  # the coordinator forgot its last sum in a crash
+        raise TaskRejected(
+            "the task builds on an aggregate that this site does not hold; send it that first"
+        )
 
     # helpers of all steps
 

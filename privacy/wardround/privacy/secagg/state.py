@@ -54,12 +54,14 @@ class RoundState:
 class Accepted:
     """The last aggregate this site accepted.
 
-    `clip` bounded its updates, `next_clip` is what a task with this one as `prior` is bounded by.
+    `clip` bounded its updates, and came from the aggregate `prior` unless that is None;
+    `next_clip` is what a task with this one as `prior` is bounded by.
     """
 
     round: int
     context: Digest
     vector: Digest
+    prior: Digest | None = None
     clip: float | None = None
     next_clip: float | None = None
 
