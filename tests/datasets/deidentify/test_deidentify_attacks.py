@@ -191,6 +191,15 @@ def test_the_patient_inside_other_words(build, run, name, number, text):
     assert result.ImageType[2] == ("REMOVED" if text.isascii() else "OTHER")
 
 
+def test_a_name_inside_a_term_of_the_standard_does_no_harm(build, run):
+    dataset = build.base()
+    dataset.PatientName, dataset.ReferringPhysicianName = "Chrome^Origin", "Prima^Full"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    result = read(run(dataset))
+    assert result.PhotometricInterpretation == "MONOCHROME2"
+    assert result.ImageType == ["ORIGINAL", "PRIMARY", "AXIAL"]
+
+
 def test_a_record_number_written_as_a_number(build, run):
     dataset = build.base()
     dataset.PatientID, dataset.SeriesNumber, dataset.AcquisitionNumber = "4471902", 4471902, 7

@@ -6,6 +6,7 @@ from pydicom.dataset import Dataset
 from wardround.datasets.deidentify import values
 from wardround.datasets.deidentify.dummies import dummy
 from wardround.datasets.deidentify.table import Option, every_rule
+from wardround.datasets.deidentify.text import common
 from wardround.datasets.deidentify.walk import PATIENT_ID, PATIENT_NAME, PIXELS, Walk
 
 _CHARACTER_SET, _ACCESSION_NUMBER = 0x00080005, 0x00080050
@@ -92,4 +93,7 @@ def _tells(element: DataElement, text: str, walk: Walk, *, kept: bool) -> bool:
         return False
     if kept:
         return walk.identity.found_in(text, parts=False)
+    # A code of the standard's own words (MONOCHROME2) tells nobody, whoever is called Chrome.
+    if code and common(text):
+        return False
     return walk.identity.found_in(text, code=code) or values.telltale(tag, text)
