@@ -14,6 +14,7 @@ from torch import nn
 from wardround.client.errors import BatchCoupled, TrainingDataInvalid, TrainingRefused
 from wardround.client.tasks import TaskSpec, arrays, build, load_arrays, per_sample_loss
 from wardround.client.training import (
+    RoundResult,
     StepReport,
     TensorData,
     TrainingSettings,
@@ -268,31 +269,44 @@ def test_one_output_is_the_logit_of_class_one() -> None:
 def _one_of_two(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.manual_seed(5)
-    model = build(TASK)
-    result = train_round(
-        model,
-        easy(60),
-        settings(steps=3, sigma=1e-6),
-        per_sample_loss(TASK),
-        group=dist.group.WORLD,
-    )
+    result, seen = _with_a_broken_image(dist.group.WORLD)
     np.savez(Path(folder) / f"{rank}.npz", **result.update)
+    (Path(folder) / f"{rank}.txt").write_text(f"{result.nonfinite} {seen}")
     dist.destroy_process_group()
 
 
-def test_two_processes_train_one_model(tmp_path: Path) -> None:
+def _with_a_broken_image(group: dist.ProcessGroup | None) -> tuple[RoundResult, list[StepReport]]:
+    """The same round for any number of processes: the leader's bits repeat themselves."""
+    torch.manual_seed(5)
+    model, seen = build(TASK), list[StepReport]()
+    inputs, targets = easy(60).samples(np.arange(60))
+    inputs[7] = float("nan")
+    data = TensorData(inputs, targets, [i // 4 for i in range(60)])
+    change = settings(steps=3, optimiser="sgd", max_images_per_patient=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "SecureBits", Seeded)
+        result = train_round(
+            model, data, change, per_sample_loss(TASK), on_step=seen.append, group=group
+        )
+    return result, seen
+
+
+def test_two_processes_share_one_draw_and_one_noise(tmp_path: Path) -> None:
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
     running = [
         subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment)
         for rank in (0, 1)
     ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert [process.wait(timeout=600) for process in running] == [0, 0]
     first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
-    assert set(first) == set(second) == {n for n, _ in build(TASK).named_parameters()}
-    for name in first:
+    alone, seen = _with_a_broken_image(None)
+    assert set(first) == set(second) == set(alone.update)
+    for name, change in alone.update.items():
         np.testing.assert_array_equal(first[name], second[name])
-        assert np.abs(first[name]).max() > 0
+        np.testing.assert_allclose(first[name], change, atol=2e-6)
+    assert alone.nonfinite > 0
+    assert (tmp_path / "0.txt").read_text() == f"{alone.nonfinite} {seen}"
+    assert (tmp_path / "1.txt").read_text() == f"{alone.nonfinite} []"
 
 
 if __name__ == "__main__":

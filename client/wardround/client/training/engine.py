@@ -126,9 +126,9 @@ class BookKeeping:
             )
 
     @contextmanager
-    def _recording(self, batch: int) -> Iterator[Tape]:
-        tape = Tape()
-        anchor = torch.zeros((), requires_grad=True)
+    def _recording(self, inputs: Tensor) -> Iterator[Tape]:
+        tape, batch = Tape(), inputs.shape[0]
+        anchor = torch.zeros((), device=inputs.device, requires_grad=True)
         moved: list[tuple[nn.Module, str, nn.Parameter]] = []
         try:
             for module, layer in self._weighted:
@@ -152,7 +152,7 @@ class BookKeeping:
                 module._parameters[own] = parameter
 
     def _pass(self, loss: Loss, inputs: Tensor, targets: Tensor, share: Tensor | None) -> Tape:
-        with self._recording(inputs.shape[0]) as tape:
+        with self._recording(inputs) as tape:
             losses = checked_losses(loss, self.model(inputs), targets)
             (losses if share is None else losses * share.to(losses.dtype)).sum().backward()  # type: ignore[no-untyped-call] # untyped in torch
         tape.collect()

@@ -51,7 +51,8 @@ def train_round(
     `on_step` is called for every noisy step, empty ones too, before the step's noise is added and
     anything moves: a ledger that cannot record the step raises there and nothing is released.
     With `group` the processes of it train one model together (a site with several GPUs): all hold
-    the same model and data, share the patients of each step, and get one and the same noise.
+    the same model and data. The first draws the patients of each step, calls `on_step` and adds
+    the noise, once; the patients are dealt out, and all get the same noisy sum.
     Raises TrainingRefused where the guarantee would not hold.
     """
     check_loader(data)
@@ -121,7 +122,10 @@ class _Round:
             lost += self._add(part, total)
         if self.group is not None:
             dist.all_reduce(total, group=self.group)
-        if on_step is not None:
+            everywhere = torch.tensor(lost, device=self.device)
+            dist.all_reduce(everywhere, group=self.group)
+            lost = int(everywhere)
+        if on_step is not None and self._leads():
             on_step(StepReport(step, len(batch), sum(map(len, batch)), lost))
         self.noise_only += not batch
         self.nonfinite += lost
@@ -134,14 +138,19 @@ class _Round:
 
     def _sample(self) -> Batch:
         """The samples of every unit that takes part; with a group, the leader's draw."""
-        chosen = poisson_sample(self.bits, len(self.units), self.settings.sample_rate)
-        most = self.settings.max_images_per_patient
-        batch = [choose(self.bits, self.units[i], most) for i in chosen]
-        if self.group is not None:
-            drawn = [batch]
-            dist.broadcast_object_list(drawn, group=self.group, group_src=0)
-            batch = drawn[0]
-        return batch
+        batch: Batch = []
+        if self._leads():
+            chosen = poisson_sample(self.bits, len(self.units), self.settings.sample_rate)
+            most = self.settings.max_images_per_patient
+            batch = [choose(self.bits, self.units[i], most) for i in chosen]
+        if self.group is None:
+            return batch
+        drawn = torch.zeros(len(self.data.owners), dtype=torch.uint8)
+        drawn[[int(i) for samples in batch for i in samples]] = 1
+        drawn = drawn.to(self.device)
+        dist.broadcast(drawn, group=self.group, group_src=0)
+        taken = drawn.cpu().numpy() == 1
+        return [samples[taken[samples]] for samples in self.units if taken[samples].any()]
 
     def _leads(self) -> bool:
         return self.group is None or dist.get_rank(self.group) == 0
