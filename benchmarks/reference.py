@@ -14,8 +14,9 @@ The protocol, written down before anything of it was computed:
    test data, once; models of other cells never do. What they score is written down and not
    computed again.
 
-It was amended once, before any test data were looked at: without the clip, SGD diverged at the
-rates of the noisy runs (validation 16%), so that "none" has rates of its own there.
+It was amended twice, before any test data were looked at, for local steps on MedNIST: without the
+clip, SGD diverged at the rates of the noisy runs (validation 16%), so that "none" has rates of its
+own; and with noise the best of the rates 1 and 2 was mostly 1, at the edge, so that 0.5 came to it.
 
 Cells lie in .reference under a digest of their experiment, so a change of the protocol starts
 anew; a second call goes on where the first was stopped. A seed fixes the first weights (and, for
@@ -116,7 +117,7 @@ EXPERIMENTS = {
                 Recipe(60, 1, "0.05", "adamw", "one_step"), "federated", ("0.01", "0.02")
             ),
             "local steps": Way(
-                Recipe(30, 5, "0.05", "sgd"), "federated", ("1", "2"), ("0.03", "0.1", "0.3")
+                Recipe(30, 5, "0.05", "sgd"), "federated", ("0.5", "1", "2"), ("0.03", "0.1", "0.3")
             ),
             "pooled": Way(Recipe(1, 60, "0.05", "adamw"), "pooled", ("0.01", "0.02")),
             "one site alone": Way(Recipe(1, 60, "0.05", "adamw"), "alone", ("0.01", "0.02")),
