@@ -23,6 +23,7 @@ from wardround.privacy.presentation.document import (
     columns,
     moment,
     number,
+    when,
     words,
 )
 from wardround.privacy.presentation.marks import Source
@@ -50,7 +51,7 @@ def egress_section(report: SiteReport) -> Section:
         tuple(
             (
                 cell(e.sequence),
-                cell(e.at_ms, moment),
+                when(e.at_ms),
                 cell(e.kind, lambda kind: kind.replace("_", " ")),
                 Cell(_place(e.run.value, e.round.value), e.run.source, e.run.entries),
                 code(e.digest),
@@ -101,7 +102,7 @@ def decisions_section(report: SiteReport) -> Section:
         columns("When", "Decision", "Study", "Run", "Round", "Legal basis, or rule and reason"),
         tuple(
             (
-                cell(d.at_ms, moment),
+                when(d.at_ms),
                 cell(d.decision),
                 cell(d.study),
                 cell(d.run, or_dash),
@@ -119,7 +120,7 @@ def decisions_section(report: SiteReport) -> Section:
             (
                 cell(r.run),
                 cell(r.study),
-                cell(r.started_ms, moment),
+                when(r.started_ms),
                 cell(r.outcome),
                 number(r.updates),
                 number(r.bytes_sent, amount),
@@ -178,7 +179,7 @@ def _account(account: AccountFacts) -> tuple[Block, ...]:
         ),
         tuple(
             (
-                cell(s.at_ms, moment),
+                when(s.at_ms),
                 cell(s.study),
                 cell(s.run),
                 number(s.rounds),
@@ -236,7 +237,7 @@ def log_section(report: SiteReport) -> Section:
     refused = Table(
         "Checkpoints refused: evidence against the log, kept whole at this site",
         columns("When", "Why"),
-        tuple((cell(r.at_ms, moment), cell(r.reason)) for r in report.refused),
+        tuple((when(r.at_ms), cell(r.reason)) for r in report.refused),
         "None in this period.",
     )
     return Section("log", "Statements and the log", (facts, broken, refused))
@@ -253,7 +254,7 @@ def keys_section(report: SiteReport) -> Section:
         "Life of this site's identity keys",
         columns("When", "Step", "Fingerprint", "Reason"),
         tuple(
-            (cell(k.at_ms, moment), cell(k.step), code(k.fingerprint), cell(k.reason, or_dash))
+            (when(k.at_ms), cell(k.step), code(k.fingerprint), cell(k.reason, or_dash))
             for k in report.keys
         ),
         "This site has not enrolled.",
@@ -269,7 +270,7 @@ def data_section(report: SiteReport) -> Section:
         columns("When", "Data set", "Profile", "Options", "Counts", "Report", "Manifest"),
         tuple(
             (
-                cell(d.at_ms, moment),
+                when(d.at_ms),
                 code(d.dataset),
                 cell(d.profile),
                 cell(d.options, lambda names: ", ".join(names).replace("_", " ") or "none"),

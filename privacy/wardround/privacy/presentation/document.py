@@ -16,7 +16,7 @@ from wardround.privacy.presentation.marks import Marked, Source
 from wardround.privacy.presentation.text import printable
 
 T = TypeVar("T")
-Style: TypeAlias = Literal["text", "number", "code"]
+Style: TypeAlias = Literal["text", "number", "code", "time"]
 
 
 class Tone(StrEnum):
@@ -194,6 +194,11 @@ def number(marked: Marked[T], write: Callable[[T], str] = str) -> Cell:
 def code(marked: Marked[str]) -> Cell:
     """Return a marked digest or identifier as a cell."""
     return cell(marked, str, "code")
+
+
+def when(marked: Marked[int]) -> Cell:
+    """Return a marked log time (milliseconds since 1970, UTC) as a cell; its day keeps together."""
+    return cell(marked, moment, "time")
 
 
 def words(*parts: Inline) -> Paragraph:

@@ -13,8 +13,8 @@ from wardround.privacy.presentation.document import (
     cell,
     code,
     columns,
-    moment,
     number,
+    when,
     words,
 )
 from wardround.privacy.presentation.marks import Marked, Source
@@ -66,13 +66,13 @@ def approval_section(report: RunReport) -> Section:
         tuple(
             (
                 cell(a.site),
-                code(a.approver),
+                cell(a.approver),
                 cell(a.same_plan, yes),
                 cell(a.datasets, lambda names: ", ".join(map(pseudonym, names))),
                 number(a.epsilon_limit, epsilon),
                 cell(a.legal_basis, or_dash),
                 cell(a.dpia, or_dash),
-                cell(a.at_ms, moment),
+                when(a.at_ms),
             )
             for a in report.approvals
         ),
@@ -87,7 +87,7 @@ def approval_section(report: RunReport) -> Section:
                 cell(r.round, lambda n: f"round {n}" if n else "the study"),
                 cell(r.rule),
                 cell(r.reason),
-                cell(r.at_ms, moment),
+                when(r.at_ms),
             )
             for r in report.refusals
         ),
@@ -110,7 +110,7 @@ def sites_section(report: RunReport) -> Section:
                 cell(s.site),
                 cell(s.organisation),
                 code(s.fingerprint),
-                cell(s.enrolled_ms, moment) if s.enrolled_ms else Cell("no entry"),
+                when(s.enrolled_ms) if s.enrolled_ms else Cell("no entry"),
                 cell(s.revoked, lambda reason: f"yes: {reason}") if s.revoked else Cell("no"),
             )
             for s in report.sites
@@ -245,7 +245,7 @@ def _rounds(report: RunReport) -> tuple[Block, ...]:
             (
                 _attempt(r.round, r.attempt),
                 cell(r.purpose),
-                cell(r.started_ms, moment),
+                when(r.started_ms),
                 cell(r.survivors, listing),
                 cell(r.outcome),
                 number(r.aggregate.weight, grouped) if r.aggregate else Cell("–"),

@@ -14,6 +14,7 @@ from wardround.privacy.presentation.document import (
     columns,
     moment,
     number,
+    when,
     words,
 )
 from wardround.privacy.presentation.marks import Source
@@ -183,7 +184,7 @@ def access_section(report: RunReport) -> Section:
                 number(e.size, amount),
                 cell(e.recipient, lambda t: t or "not named"),
                 code(e.actor),
-                cell(e.at_ms, moment),
+                when(e.at_ms),
             )
             for e in report.exports
         ),
@@ -235,7 +236,7 @@ def findings_section(report: RunReport, gaps: tuple[Gap, ...]) -> Section:
                 cell(f.site),
                 cell(f.stage),
                 cell(f.what),
-                cell(f.at_ms, moment),
+                when(f.at_ms),
             )
             for f in report.faults
         ),
@@ -299,7 +300,7 @@ def entries_section(report: RunReport) -> Section:
             ("Operator", (cell(log.operator),)),
             ("First entry (genesis)", (code(log.genesis),)),
             ("Entries read", (cell(log.entries, lambda n: f"{n:,}"),)),
-            ("Time of entries", (cell(log.first_ms, moment), cell(log.last_ms, moment))),
+            ("Time of entries", (when(log.first_ms), when(log.last_ms))),
         )
     )
     listed = Table(

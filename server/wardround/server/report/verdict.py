@@ -14,6 +14,7 @@ from wardround.privacy.presentation.document import (
     cell,
     code,
     moment,
+    when,
     words,
 )
 from wardround.privacy.presentation.marks import Source
@@ -116,10 +117,10 @@ def _facts(report: RunReport) -> Facts:
             ),
         ),
         ("Study plan", (code(report.plan.digest),)),
-        ("Run started", (cell(report.started_ms, moment),)),
+        ("Run started", (when(report.started_ms),)),
     ]
     if report.ended_ms is not None:
-        items.append(("Run ended", (cell(report.ended_ms, moment),)))
+        items.append(("Run ended", (when(report.ended_ms),)))
     if checked.time_ms:
         items.append(("Newest cosignature", (Cell(moment(checked.time_ms), Source.WITNESSED),)))
     return Facts(tuple(items))
