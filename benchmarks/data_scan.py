@@ -37,8 +37,9 @@ def write(picture: Path, number: int, target: Path) -> None:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID = MRImageStorage
-    dataset.SOPInstanceUID = UID(f"2.25.{number + 1}")
-    dataset.StudyInstanceUID = dataset.SeriesInstanceUID = UID(f"2.25.9{number // SHOTS}")
+    dataset.SOPInstanceUID = UID(f"1.2.826.0.1.3680043.99.1.{number}")
+    series = f"1.2.826.0.1.3680043.99.2.{number // SHOTS}"
+    dataset.StudyInstanceUID = dataset.SeriesInstanceUID = UID(series)
     dataset.Modality = "MR"
     dataset.PatientID = picture.stem.split("_")[0]
     dataset.PatientName = "Invented^Patient"
