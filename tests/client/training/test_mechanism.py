@@ -150,6 +150,29 @@ def test_a_sample_that_is_not_finite_moves_nothing_and_spoils_nobody(
     assert made.nonfinite == (0 if np.isfinite(poison) else 1) or np.isfinite(poison)
 
 
+def test_norms_and_sums_are_made_in_full_precision() -> None:
+    class Seen:
+        def squared_norms(self, units: Units) -> Tensor:
+            self.inside = [place.fp32_precision for place in tape._SHORT]
+            return torch.ones(units.count, dtype=torch.float64)
+
+        def weighted_sum(self, weight: Tensor, sound: Tensor | None) -> Tensor:
+            return weight.sum()
+
+    seen, before = Seen(), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        outside = [place.fp32_precision for place in tape._SHORT]
+        made = tape.clipped_sum(tape.Tape(deferred={"w": seen}), Units.of(torch.arange(2)), 1.0)
+        assert set(seen.inside) == {"ieee"}
+        assert outside == [place.fp32_precision for place in tape._SHORT]
+        assert set(outside) != {"ieee"}
+        assert float(made.total["w"]) == pytest.approx(2, rel=1e-4)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_proportional_hazards_and_bce_keep_patients_apart() -> None:
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 1))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -122,7 +123,34 @@ def clip_factors(squares: Tensor, clip: float) -> Tensor:
     return torch.where(squares.isfinite(), factors, 0.0)
 
 
+_BACKENDS: Any = torch.backends
+_SHORT = (
+    _BACKENDS.cuda.matmul,
+    _BACKENDS.cudnn.conv,
+    _BACKENDS.mkldnn.matmul,
+    _BACKENDS.mkldnn.conv,
+)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep products in float32 from being made in fewer bits (TF32 on a GPU, bfloat16 on a CPU).
+
+    A norm and the sum that it bounds are made in different ways: rounded to 10 bits each, they
+    would differ by far more than the margin of the clip.
+    """
+    before = [place.fp32_precision for place in _SHORT]
+    try:
+        for place in _SHORT:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, value in zip(_SHORT, before, strict=True):
+            place.fp32_precision = value
+
+
 @torch.no_grad()
+@full_precision()
 def clipped_sum(tape: Tape, units: Units, clip: float) -> ClippedSum:
     """Clip the gradient of each unit to `clip` in L2, over all parameters, and add them up.
 
