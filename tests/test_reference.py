@@ -112,3 +112,23 @@ def test_hospitals_have_the_patients_that_the_benchmark_counts(
     first, again, other = (data._hospital("va", split)[2].inputs for split in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_a_table_goes_to_its_place_and_nowhere_else(reference: ModuleType, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- table a -->\nold\n<!-- end -->\nbelow\n")
+    score = reference.Score(0.9651, 0.0032, "2")
+    made = reference.table({("short", "8"): score}, ("short", "long"), ("1", "8"))
+    reference.put_table(page, "a", made)
+    assert page.read_text().splitlines() == [
+        "above",
+        "<!-- table a -->",
+        "| epsilon of each site | 1 | 8 |",
+        "|---|---|---|",
+        "| short |  | 96.5 ± 0.3 (2) |",
+        "| long |  |  |",
+        "<!-- end -->",
+        "below",
+    ]
+    with pytest.raises(ValueError, match="no place for table b"):
+        reference.put_table(page, "b", made)
