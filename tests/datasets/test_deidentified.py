@@ -160,7 +160,7 @@ def test_a_series_counts_as_one_image_of_many_files(tmp_path: Path) -> None:
     for number, (written, lacks) in enumerate(((files, 1), (files[:2], 2), ([], 2))):
         home = tmp_path / str(number)
         Deidentified.of(REPORT, written).save(home)
-        found, foreign = Deidentified.closest(home, tmp_path, images)
+        found, foreign = Deidentified.closest([home], tmp_path, images)
         assert (found is not None, foreign) == ((lacks < 2), lacks % 2)
 
 

@@ -27,7 +27,13 @@ from wardround.datasets import cohort_image, nifti
 from wardround.datasets.check import Prepared, prepare
 from wardround.datasets.check_findings import Finding, counts
 from wardround.datasets.cohort_options import Options
-from wardround.datasets.deidentified import RECORD, RECORDS, Deidentified, report_digest
+from wardround.datasets.deidentified import (
+    RECORD,
+    RECORDS,
+    Deidentified,
+    default_key_path,
+    report_digest,
+)
 from wardround.datasets.errors import CohortInvalid, DataError, FileRefused
 from wardround.datasets.manifest import Entry, Manifest, Part, load_manifest, pseudonym
 from wardround.datasets.scan import Paths, Progress
@@ -276,7 +282,8 @@ def _deidentified(
 ) -> tuple[Mapping[str, canonical.Json] | None, Prepared]:
     """Return the report of the run that made every image here, None when no run made all."""
     images = [paths[0] for paths in prepared.places.values()]
-    record, foreign = Deidentified.closest(home / RECORDS, source, images)
+    folders = {home / RECORDS, default_key_path().parent / RECORDS}
+    record, foreign = Deidentified.closest(sorted(folders), source, images)
     if record is None:
         return None, prepared
     if not foreign:

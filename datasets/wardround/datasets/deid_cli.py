@@ -16,31 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from wardround.datasets.deidentified import RECORDS, Deidentified, default_key_path
 from wardround.privacy.errors import WardroundError
 
 if TYPE_CHECKING:
     from wardround.datasets.deidentify import Report, Run
 
-KEY_FILE = "deidentify.key"
-KEY_VARIABLE = "WARDROUND_DEIDENTIFY_KEY"
 _SHOW_AFTER_SECONDS = 2.0
-
-
-def default_key_path() -> Path:
-    """Return where the key lies when none is named. Never in the output folder: what is handed on
-    must not hold its own key.
-
-    `$WARDROUND_DEIDENTIFY_KEY`; else the site's folder, where there is one
-    (`$WARDROUND_SITE_HOME`, or `site` here); else the account's own configuration:
-    `$XDG_CONFIG_HOME/wardround/deidentify.key`, or the same under `~/.config`.
-    """
-    if named := os.environ.get(KEY_VARIABLE):
-        return Path(named)
-    home = Path(os.environ.get("WARDROUND_SITE_HOME") or "site")
-    if (home / "data.key").is_file():
-        return home / KEY_FILE
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "wardround" / KEY_FILE
 
 
 def deidentify(
@@ -188,8 +170,6 @@ def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 def _record(run: "Run", folder: Path) -> None:
-    from wardround.datasets.deidentified import RECORDS, Deidentified
-
     written = dict.fromkeys(done.output for done in run.files if done.output is not None)
     Deidentified.of(run.report.to_json(), written).save(folder / RECORDS)
 

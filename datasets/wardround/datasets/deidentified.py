@@ -21,8 +21,26 @@ RECORDS, RECORD = "deidentified", "deidentification.json"
 FORMAT = "wardround/v1/deidentified-files"
 # That of `deidentify.report`; importing it would load pydicom for every command of the site.
 REPORT_FORMAT = "wardround/v1/deidentification-report"
+KEY_FILE, KEY_VARIABLE = "deidentify.key", "WARDROUND_DEIDENTIFY_KEY"
 MAX_RECORD = 512 * MEBIBYTE
 MAX_FILE = 4096 * MEBIBYTE
+
+
+def default_key_path() -> Path:
+    """Return where the key lies when none is named. Never in the output folder: what is handed on
+    must not hold its own key.
+
+    `$WARDROUND_DEIDENTIFY_KEY`; else the site's folder, where there is one
+    (`$WARDROUND_SITE_HOME`, or `site` here); else the account's own configuration:
+    `$XDG_CONFIG_HOME/wardround/deidentify.key`, or the same under `~/.config`.
+    """
+    if named := os.environ.get(KEY_VARIABLE):
+        return Path(named)
+    home = Path(os.environ.get("WARDROUND_SITE_HOME") or "site")
+    if (home / "data.key").is_file():
+        return home / KEY_FILE
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "wardround" / KEY_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +72,14 @@ class Deidentified:
 
     @classmethod
     def closest(
-        cls, folder: Path, source: Path, images: Iterable[str]
+        cls, folders: Iterable[Path], source: Path, images: Iterable[str]
     ) -> "tuple[Deidentified | None, int]":
-        """Return the record in `folder` that knows most of `images`, and how many it lacks.
+        """Return the record in `folders` that knows most of `images`, and how many it lacks.
 
         None when no record knows any of them. `images` are files below `source`, or folders of
         slices. Raises DataError for a damaged record.
         """
-        records = [cls.load(path) for path in sorted(folder.glob("*.json"))]
+        records = [cls.load(path) for folder in folders for path in sorted(folder.glob("*.json"))]
         if not records:
             return None, 0
         hashes = [_hashes(source, image) for image in images]

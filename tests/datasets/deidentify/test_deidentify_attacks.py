@@ -21,6 +21,7 @@ from wardround.datasets.deidentify.pseudonyms import Pseudonyms
 from wardround.datasets.deidentify.reading import Content
 from wardround.datasets.deidentify.streams import blank_comments, blank_rle
 from wardround.datasets.deidentify.table import COLUMNS, Option, every_rule, rules
+from wardround.datasets.deidentify.text import Identity
 from wardround.datasets.errors import Refused
 
 MARK = b"MARKMARK"
@@ -371,3 +372,13 @@ def test_every_option_at_once_still_takes_out_the_patient(build):
     assert b"4471902" not in result.data
     items = read(result).DeidentificationMethodCodeSequence
     assert len({item.CodeValue for item in items}) == len(Option)
+
+
+def test_a_short_uid_counts_as_a_whole_only() -> None:
+    identity = Identity()
+    identity.add("2.25.111", always=True)
+    identity.add("1.2.840.99999.1.2.3.4.5", always=True)
+    assert not identity.found_in_bytes(b"UI\x08\x002.25.11178 2.25.1110")
+    assert identity.found_in_bytes(b"UI\x08\x002.25.111\x00")
+    assert identity.found_in_bytes(b"made of 2.25.111 today")
+    assert identity.found_in_bytes(b"x1.2.840.99999.1.2.3.4.51")

@@ -17,6 +17,7 @@ _FIRST_IDEOGRAPH = "\u2e80"
 _LONG = 8
 _LONGEST_CODE = 16  # characters, of a CS value
 _NUMBER = re.compile(r"\d{4}")
+_SHORT_UID = re.compile(rb"(?=.{,19}\Z)\d+(\.\d+)+")
 
 
 @lru_cache(maxsize=1)
@@ -176,8 +177,18 @@ class Identity:
                     yield phrase
 
     def found_in_bytes(self, content: bytes) -> bool:
-        """Tell whether one of the longer values (8 bytes or more) stands in `content`."""
-        return any(raw in content for raw in self._raw)
+        """Tell whether one of the longer values (8 bytes or more) stands in `content`.
+
+        A short UID begins many others, by chance the new ones too: it counts as a whole only.
+        """
+        return any(
+            raw in content and (not _SHORT_UID.fullmatch(raw) or _whole(raw, content))
+            for raw in self._raw
+        )
+
+
+def _whole(uid: bytes, content: bytes) -> bool:
+    return re.search(rb"(?<![\d.])" + re.escape(uid) + rb"(?![\d.])", content) is not None
 
 
 def _phrase(value: str) -> str:
