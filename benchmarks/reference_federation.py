@@ -139,7 +139,7 @@ class Federation:
             site.contribution = Contribution(update, weight, (0,) * len(self._spec.counters))
         digest = hashlib.sha256(model.tobytes()).digest()
         names = tuple(self._sites)
-        task = self._aggregator.task(self._round, 1, names, digest, ())
+        task = self._aggregator.task(self._round, 1, names, digest)
         for reply in self._all("task", task).values():
             vector = np.frombuffer(reply.payload or b"", dtype=ring_type(self._spec.ring_bits))
             self._aggregator.add(decode(Upload, reply.body), vector.copy())
