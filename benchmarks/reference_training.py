@@ -22,6 +22,7 @@ from wardround.client.tasks import TaskSpec, arrays, build, load_arrays, per_sam
 from wardround.client.trainer import Trainer, settings, tensor_layout
 from wardround.client.training import TensorData, train_plain, train_round
 from wardround.privacy.model import Vector, flatten, initial_vector, unflatten
+from wardround.privacy.optimiser import Optimiser
 from wardround.privacy.plan import (
     Model,
     Participants,
@@ -33,7 +34,6 @@ from wardround.privacy.plan import (
     Training,
 )
 from wardround.privacy.planned import suggest
-from wardround.server.optimiser import Optimiser
 
 NONE = "none"
 Change = Callable[[str, Vector], tuple[Vector, int]]

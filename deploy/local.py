@@ -66,7 +66,10 @@ class DirectLink:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its status, the final model [D], and a metric after each round."""
+    """How a run ended: its status, the final model [D], and a metric after each round.
+
+    As the coordinator knows it: in group mode neither model nor metrics, which are at the sites.
+    """
 
     run: str
     status: str

@@ -96,6 +96,7 @@ class Case:
             log=self.desk.log,
             uploads=BlobStore(self.desk.home.blobs),
             models=BlobStore(self.desk.home.models),
+            openings=self.desk.home.openings,
             studies=self.desk.studies,
             exchange=exchange,  # type: ignore[arg-type]  # the part of it that is used
             rules=Rounds(exchange_deadline=1, patience=0, attempts=ATTEMPTS),

@@ -35,6 +35,7 @@ from wardround.privacy.verify import Policy, Verification, verify, write_policy
 from wardround.server.blobs import BlobStore
 from wardround.server.errors import StudyError
 from wardround.server.evidence import newest_cosigned, write_bundle
+from wardround.server.global_model import Taken
 from wardround.server.inprocess import Fault
 from wardround.server.rounds import StudyRun
 from wardround.server.studies import _planned
@@ -361,8 +362,10 @@ def test_new_keys_open_no_second_sum_of_the_same_updates(
         run = federation.desk.studies.start("findings")
         sums: list[tuple[str, ...]] = []
 
-        def opened(self: StudyRun, number: int, attempt: int, *rest: object) -> None:
-            sums.append(tuple(sorted(upload.site for upload in self._summed)))
+        def opened(_run: StudyRun, *arguments: object) -> None:
+            taken = arguments[-1]
+            assert isinstance(taken, Taken)
+            sums.append(taken.survivors)
             raise Killed
 
         monkeypatch.setattr(StudyRun, "_record", opened)

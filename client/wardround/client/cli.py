@@ -27,7 +27,7 @@ app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 app.add_typer(data_app, name="data", help="Data sets: add, list, check, show, deidentify.")
-app.add_typer(study_app, name="study", help="Studies: review, approve, refuse.")
+app.add_typer(study_app, name="study", help="Studies: review, approve, refuse; what came of them.")
 app.add_typer(policy_app, name="policy", help="What this site admits: show, check.")
 plan_app.command()(draft)
 app.add_typer(plan_app, name="plan", help="What a plan costs; drafts of plans.")

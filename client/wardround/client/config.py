@@ -136,6 +136,11 @@ class Home:
         return self.folder / "supernode.pub"
 
     @property
+    def models(self) -> Path:
+        """Global models of runs, and in group mode what they are made from, mode 0700."""
+        return self.folder / "models"
+
+    @property
     def scratch(self) -> Path:
         """Encoded updates of rounds under way; private, removed with their round."""
         return self.folder / "rounds"

@@ -61,6 +61,7 @@ min_cohort = {cohort}
 max_weight = 100000
 update_clip = {update_clip:g}
 ring_bits = 32
+# true: the sites alone can read sums, metrics and models, the coordinator cannot.
 group_mode = false
 
 [evaluation]

@@ -5,6 +5,7 @@
     task       log and receipts, budget, training         -> masked update
     survivors  who is in the sum                          -> signature
     open       t signatures                               -> recovery shares
+    aggregate  group mode: the opened sum                 -> signed digest of the next model
     close      the final model                            -> closing statement
 
 Before each step the site takes in the log's newest checkpoint and insists on the receipts for
@@ -15,26 +16,27 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from wardround.client.config import Home
+from wardround.client.contribution import Contributions
 from wardround.client.database import session
-from wardround.client.errors import ClientError, ProofStale, Refused
+from wardround.client.errors import ClientError, ProofStale, Refused, SiteStateError
+from wardround.client.replica import Replica, load_replica, save_replica
 from wardround.client.site import Site
-from wardround.client.spend import Reservation, Spend
-from wardround.client.state import (
-    RunState,
-    RunStore,
-    TrainedUpdate,
-    drop_updates,
-    load_update,
-    save_update,
-)
+from wardround.client.state import RunState, RunStore, drop_updates
 from wardround.client.trainer import Trainer, set_threads
 from wardround.privacy.conversation import Answer, Ask, Kind
-from wardround.privacy.errors import MalformedData, PrivacyError, WardroundError
-from wardround.privacy.events import PrivacySpend, RecoveryShare, Refusal, Update
+from wardround.privacy.errors import (
+    AggregateRejected,
+    MalformedData,
+    PrivacyError,
+    SurvivorsRejected,
+    WardroundError,
+)
+from wardround.privacy.events import ModelStep, RecoveryShare, Refusal, Update
 from wardround.privacy.model import Vector, model_digest
 from wardround.privacy.plan import StudyPlan
 from wardround.privacy.planned import PlannedSpend
@@ -44,6 +46,7 @@ from wardround.privacy.secagg.codec import decode, encode
 from wardround.privacy.secagg.messages import (
     Confirmation,
     KeyBook,
+    Opening,
     Quorum,
     Survivors,
     Task,
@@ -51,10 +54,9 @@ from wardround.privacy.secagg.messages import (
 )
 from wardround.privacy.secagg.parameters import RunSpec, SignedRunSpec
 from wardround.privacy.secagg.participant import Participant
-from wardround.privacy.secagg.quantization import Contribution
+from wardround.privacy.secagg.segments import ring_type
 
 logger = logging.getLogger(__name__)
-OUTSIDE = "held-out counts of evaluation, in the masked sum only"
 
 
 @dataclass(slots=True)
@@ -63,8 +65,7 @@ class _Run:
 
     plan: StudyPlan
     participant: Participant
-    trainer: Trainer
-    dataset: str
+    contributions: Contributions
 
 
 @dataclass(slots=True)
@@ -110,12 +111,14 @@ class RoundHandler:
             ack = run.participant.accept_book(decode(KeyBook, ask.part("book")))
             return Answer({"ack": encode(ack)}), None
         if kind is Kind.TASK:
-            return self._task(run, ask, _vector(payload))
+            return self._task(run, ask, self._model(run, ask.run, payload))
         if kind is Kind.SURVIVORS:
             signature = run.participant.accept_survivors(decode(Survivors, ask.part("survivors")))
             return Answer({"signature": encode(signature)}), None
         if kind is Kind.OPEN:
             return self._open(run, ask), None
+        if kind is Kind.AGGREGATE:
+            return self._aggregate(run, ask, payload), None
         return self._close(run, ask, payload), None
 
     # -- once a run -----------------------------------------------------------------------------
@@ -123,13 +126,13 @@ class RoundHandler:
     def _hello(self, ask: Ask) -> Answer:
         """Check everything of the run against what was approved, then make fresh keys."""
         signed = decode(SignedRunSpec, ask.part("spec"))
-        if signed.spec.run != ask.run:
-            raise Refused("run", "the run spec is of another run than the request")
+        if signed.spec.run != ask.run or Path(ask.run).name != ask.run:
+            raise Refused("run", "the run spec is of another run than the request, or misnamed")
         if self.site.witness.position().mirrored < self.site.witness.position().size:
             self.site.sync()
         self.site.check_ledger()
-        plan, dataset, trainer = self._admitted(signed)
-        self.site.check_budget(plan, dataset)
+        plan, contributions = self._admitted(signed)
+        self.site.check_budget(plan, contributions.dataset)
         with session(self.site.engine) as database:
             row = database.get(RunState, ask.run)
             if row is None:
@@ -148,9 +151,11 @@ class RoundHandler:
             # Which rounds and sums there were outlives new keys: else two sums of the same
             # updates could be opened, and subtracted.
             saved = row.participant
+        if plan.secure_aggregation.group_mode and not saved:
+            save_replica(self.home.models, ask.run, Replica.first(plan))
         participant = self._participant(signed, saved)
         advert = participant.advertise()
-        self._runs[ask.run] = _Run(plan, participant, trainer, dataset)
+        self._runs[ask.run] = _Run(plan, participant, contributions)
         self._announce(plan, signed.spec)
         return Answer({"advert": encode(advert)})
 
@@ -164,8 +169,8 @@ class RoundHandler:
         logger.info("  epsilon  %s at delta %s, all rounds", cost.text, plan.privacy.delta)
         logger.info("  peers    %s; sums open over %s or more", ", ".join(peers), spec.min_cohort)
 
-    def _admitted(self, signed: SignedRunSpec) -> tuple[StudyPlan, str, Trainer]:
-        """Return plan, data set and trainer of a run this site may take part in."""
+    def _admitted(self, signed: SignedRunSpec) -> tuple[StudyPlan, Contributions]:
+        """Return the plan of a run this site may take part in, and what it adds to it."""
         digest = signed.spec.study.hex()
         study = self.site.federation().study_of_digest(digest)
         if study is None:
@@ -181,7 +186,9 @@ class RoundHandler:
         roster = self.site.federation().roster(plan.participants.sites)
         if make_run_spec(plan, signed.spec.run, roster) != signed.spec:
             raise Refused("run_spec", "the run differs from the approved plan")
-        return plan, cohort.pseudonym, Trainer.open(plan, cohort, self.home.device)
+        trainer = Trainer.open(plan, cohort, self.home.device)
+        run = signed.spec.run
+        return plan, Contributions(self.home, self.site, run, plan, trainer, cohort.pseudonym)
 
     def _run(self, run: str) -> _Run:
         """Return a run that this site takes part in, from the database after a restart."""
@@ -191,8 +198,8 @@ class RoundHandler:
                 if row is None or not row.participant:
                     raise Refused("run", f"this site takes no part in the run {run[:60]}")
                 spec, saved = decode(SignedRunSpec, row.spec), row.participant
-            plan, dataset, trainer = self._admitted(spec)
-            self._runs[run] = _Run(plan, self._participant(spec, saved), trainer, dataset)
+            plan, contributions = self._admitted(spec)
+            self._runs[run] = _Run(plan, self._participant(spec, saved), contributions)
         return self._runs[run]
 
     def _participant(self, signed: SignedRunSpec, saved: bytes) -> Participant:
@@ -209,80 +216,34 @@ class RoundHandler:
     def _task(self, run: _Run, ask: Ask, vector: Vector) -> tuple[Answer, bytes]:
         task = decode(Task, ask.part("task"))
         self.site.witness.require_receipts()
-        if not run.participant.ready:
-            run.participant.confirm(decode(Confirmation, ask.part("confirmation")))
-        digest = model_digest(vector)
-        run.participant.check_task(task, bytes.fromhex(digest))
-        contribution = self._contribution(run, ask.run, task, vector, digest)
-        upload, masked = run.participant.begin_round(task, bytes.fromhex(digest), contribution)
+        self._confirm(run, ask)
+        digest = bytes.fromhex(model_digest(vector))
+        run.participant.check_task(task, digest)
+        contribution = run.contributions.of(task, vector)
+        upload, masked = run.participant.begin_round(task, digest, contribution)
         data = masked.tobytes()
         self._state_update(run, ask.run, task, upload, data)
         drop_updates(self.home.scratch, ask.run, task.round)
         self._mark(ask.run, "in a round", task.round, task.attempt)
         return Answer({"upload": encode(upload)}), data
 
-    def _contribution(
-        self, run: _Run, name: str, task: Task, vector: Vector, digest: str
-    ) -> Contribution:
-        """Return what this site adds, paid for: an earlier attempt's update, or a new one.
+    def _confirm(self, run: _Run, ask: Ask) -> None:
+        if not run.participant.ready:
+            run.participant.confirm(decode(Confirmation, ask.part("confirmation")))
 
-        The update is on disk before the ledger commits, and the ledger commits before the update
-        can leave; a crash in between is made good by the next attempt.
-        """
-        trains = task.round < exchange_rounds(run.plan)
-        held = self._reserve(run, name, task.round) if trains else None
-        kept = load_update(self.home.scratch, name, task.round)
-        if kept is not None and kept.model_digest != digest:
-            raise Refused("model", "this round was trained from another model already")
-        if kept is None:
-            if isinstance(held, Spend):
-                raise Refused("spent", "this round was paid for already, and its update is gone")
-            kept = self._train(run, vector, digest, task.round, trains)
-            save_update(self.home.scratch, name, task.round, kept)
-        if held is not None:
-            self._commit(run, held, task)
-        return Contribution(kept.values, kept.weight, kept.counters)
+    def _model(self, run: _Run, name: str, payload: bytes | None) -> Vector:
+        """Return the global model: the one that came, or in group mode this site's own."""
+        if not run.plan.secure_aggregation.group_mode:
+            return _vector(payload)
+        if payload is not None:
+            raise MalformedData("a model came in group mode, where each site makes it for itself")
+        return self._replica(name).vector
 
-    def _train(
-        self, run: _Run, vector: Vector, digest: str, round_: int, trains: bool
-    ) -> TrainedUpdate:
-        """Evaluate the model that came and train from it; the last round only evaluates."""
-        counts = run.trainer.evaluate(vector)
-        if not trains:
-            return TrainedUpdate(digest, np.zeros_like(vector), 0, counts)
-        logger.info("round %s: training", round_)
-        values, weight = run.trainer.train(vector)
-        return TrainedUpdate(digest, values, weight, counts)
-
-    def _reserve(self, run: _Run, name: str, round_: int) -> Reservation | Spend:
-        held = self.site.ledger.reserve(
-            run=name,
-            study=run.plan.study.id,
-            dataset=run.dataset,
-            round=round_,
-            events=PlannedSpend.of_plan(run.plan).events_per_round(),
-        )
-        if isinstance(held, Reservation) and held.last_affordable:
-            logger.warning("this is the last round that the budget of the data set bears")
-        return held
-
-    def _commit(self, run: _Run, held: Reservation | Spend, task: Task) -> None:
-        """Commit the round's spend and sign it, each once."""
-        spend = held
-        if isinstance(spend, Reservation):
-            spend = self.site.ledger.commit(spend.id, spend.events)
-            logger.info(
-                "round %s: epsilon %s of %s spent on this data set",
-                *(task.round, spend.epsilon_after, spend.budget),
-            )
-        if not self.site.witness.stated(PrivacySpend.kind, spend.run, spend.round):
-            self.site.witness.statement(
-                spend.statement(
-                    attempt=task.attempt,
-                    clip=run.plan.privacy.clip,
-                    releases_outside=(OUTSIDE,),
-                )
-            )
+    def _replica(self, name: str) -> Replica:
+        replica = load_replica(self.home.models, name)
+        if replica is None:
+            raise SiteStateError(f"this site's model of run {name} is gone; it cannot go on")
+        return replica
 
     def _state_update(self, run: _Run, name: str, task: Task, upload: Upload, data: bytes) -> None:
         header = encode(upload.header)
@@ -323,12 +284,33 @@ class RoundHandler:
             )
         return Answer({"shares": encode(shares)})
 
+    def _aggregate(self, run: _Run, ask: Ask, payload: bytes | None) -> Answer:
+        """In group mode: read an opened sum, take the step, and sign the model it leads to."""
+        if not run.plan.secure_aggregation.group_mode or payload is None:
+            raise MalformedData("a sum came that is not for this site to read, or none with it")
+        opening, replica = decode(Opening, ask.part("opening")), self._replica(ask.run)
+        self._confirm(run, ask)
+        try:
+            step = replica.check(opening)
+            if step is None:
+                kind = ring_type(run.plan.secure_aggregation.ring_bits)
+                vector = np.frombuffer(payload, dtype=kind)
+                aggregate = run.participant.accept_aggregate(opening, vector)
+                replica = replica.after(run.plan, opening, aggregate)
+                save_replica(self.home.models, ask.run, replica)
+                step = replica.steps[-1]
+        except (AggregateRejected, SurvivorsRejected) as error:
+            raise Refused("aggregate", str(error)) from None
+        if not self.site.witness.stated(ModelStep.kind, ask.run, step.round):
+            place = ask.run, step.round, step.attempt, step.context
+            self.site.witness.statement(ModelStep(*place, step.aggregate, step.model_digest))
+        return Answer({})
+
     def _close(self, run: _Run, ask: Ask, payload: bytes | None) -> Answer:
         """Keep the final model, if there is one, and say how far this site's statements go."""
-        if payload is not None:
-            folder = self.home.folder / "models"
-            folder.mkdir(mode=0o700, exist_ok=True)
-            np.save(folder / f"{ask.run}.npy", _vector(payload), allow_pickle=False)
+        if payload is not None and not run.plan.secure_aggregation.group_mode:
+            self.home.models.mkdir(mode=0o700, exist_ok=True)
+            np.save(self.home.models / f"{ask.run}.npy", _vector(payload), allow_pickle=False)
             logger.info("run %s is over; the model is in models/%s.npy", ask.run, ask.run)
         drop_updates(self.home.scratch, ask.run, exchange_rounds(run.plan) + 1)
         self._release(ask.run)

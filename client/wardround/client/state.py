@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from sqlalchemy import Engine, LargeBinary, select
@@ -119,7 +120,7 @@ def load_update(folder: Path, run: str, round_: int) -> TrainedUpdate | None:
                 int(file["weight"]),
                 tuple(int(value) for value in file["counters"]),
             )
-    except (ValueError, KeyError, OSError):
+    except (ValueError, KeyError, EOFError, OSError, BadZipFile):
         raise MalformedData("the kept update of this round is damaged") from None
 
 

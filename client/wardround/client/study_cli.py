@@ -7,20 +7,23 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wardround.client import config
+from wardround.client import config, results
 from wardround.client.deidentification import deidentification
 from wardround.client.errors import ClientError, Refused
 from wardround.client.site import Site
 from wardround.privacy.commands import operator
 from wardround.privacy.errors import PlanInvalid
 from wardround.privacy.events import Deidentification
+from wardround.privacy.model import unflatten
 from wardround.privacy.plan import StudyPlan
 from wardround.privacy.planned import PlannedSpend
+from wardround.privacy.run_spec import exchange_rounds
 
 study_app = typer.Typer(no_args_is_help=True)
 policy_app = typer.Typer(no_args_is_help=True)
@@ -105,6 +108,43 @@ def refuse(
         site.refuse(study, "operator", reason)
         site.sync()
     out.print(f"Refused: {study}; it is in the log.")
+
+
+@study_app.command()
+def show(
+    study: StudyArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False
+) -> None:
+    """Show how the model of the newest run does, over all sites, as this site knows it."""
+    with Site.open(config.load(home)) as site:
+        run, plan, rounds = results.of_study(site, study)
+    if as_json:
+        sys.stdout.write(json.dumps({"run": run, "rounds": [row.to_json() for row in rounds]}))
+        sys.stdout.write("\n")
+        return
+    table = Table("round", "model before it", "samples", "on held-out data", box=None)
+    for row in rounds:
+        found = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())
+        samples = str(row.evaluated) if found else ""
+        table.add_row(str(row.round), row.model_digest[:12], samples, found or "(too few)")
+    out.print(Text(f"{run}: {len(rounds)} of {exchange_rounds(plan)} sums read"))
+    if rounds:
+        out.print(table)
+
+
+@study_app.command()
+def model(
+    study: StudyArgument,
+    output: Annotated[Path, typer.Option(help="The .npz to write; it must not exist.")],
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Write the newest run's model: one float32 array a tensor, by name (NumPy .npz)."""
+    with Site.open(config.load(home)) as site:
+        run, plan, vector = results.model_of_study(site, study)
+    if output.exists():
+        raise ClientError(f"{output} exists already; give another name")
+    with output.open("wb") as file:
+        np.savez(file, allow_pickle=False, **unflatten(plan.model.tensors, vector))
+    out.print(f"{output}: {len(plan.model.tensors)} tensors of run {run}", soft_wrap=True)
 
 
 @policy_app.command("show")
@@ -194,6 +234,7 @@ def show_plan(plan: StudyPlan, site: str) -> None:
             f"epsilon {cost.text} of at most {privacy.target_epsilon} at delta {privacy.delta}, "
             f"unit {privacy.unit}, {privacy.relation}",
         ),
+        ("sum read by", "the sites alone (group mode)" if secagg.group_mode else "the coordinator"),
         (
             "leaves",
             f"each round one masked vector of {plan.dimension:,} numbers ({_size(size)}), "

@@ -17,13 +17,17 @@ from wardround.privacy.loghead import LogHead, SiteHead
 
 
 class Kind(StrEnum):
-    """What a site is asked, in the order of a run; the last three repeat each round."""
+    """What a site is asked, in the order of a run; task to aggregate repeat each round.
+
+    The aggregate goes out in group mode alone, where only the sites can read it.
+    """
 
     HELLO = "hello"
     BOOK = "book"
     TASK = "task"
     SURVIVORS = "survivors"
     OPEN = "open"
+    AGGREGATE = "aggregate"
     CLOSE = "close"
 
 

@@ -341,7 +341,8 @@ class Aggregated(Event):
     """The opened sum: from which uploads, what it says, and the model it led to.
 
     `digest` is that of the opened vector, `quorum` message R5 with the sites' signatures (R4).
-    In group mode the coordinator cannot read the sum: `weight` is 0 and `counters` is empty.
+    In group mode the coordinator cannot read the sum: `weight` is 0, `counters` and
+    `model_digest` are empty. What model it led to the sites say themselves (`ModelStep`).
     """
 
     kind = "aggregate"
@@ -355,8 +356,26 @@ class Aggregated(Event):
     survivors: tuple[Site, ...]
     weight: Count
     counters: tuple[Counter, ...]
-    model_digest: Hex32
+    model_digest: MaybeHex32
     quorum: HexBytes = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStep(Event):
+    """In group mode: a site read an opened sum and made the next model from it.
+
+    `aggregate` is the digest of the opened vector it was shown, `model_digest` that of the model
+    after the round, from which the site's part of the next round will start.
+    """
+
+    kind = "model_step"
+    signed = True
+    run: Name
+    round: Small
+    attempt: Small
+    context: Hex32
+    aggregate: Hex32
+    model_digest: Hex32
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,6 +564,7 @@ KINDS: Mapping[str, type[Event]] = {
         Survivors,
         RecoveryShare,
         Aggregated,
+        ModelStep,
         PrivacySpend,
         Deidentification,
         Evaluation,

@@ -53,6 +53,7 @@ def execute(desk: Desk, grid: Grid, run: str, **options: object) -> None:
             log=desk.log,
             uploads=BlobStore(desk.home.blobs),
             models=BlobStore(desk.home.models),
+            openings=desk.home.openings,
             studies=desk.studies,
             exchange=Exchange(grid),
             rules=desk.home.rounds,

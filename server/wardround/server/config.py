@@ -101,6 +101,11 @@ class Home:
         return self.folder / "models"
 
     @property
+    def openings(self) -> Path:
+        """A folder for each run in group mode: opened sums that only its sites can read."""
+        return self.folder / "openings"
+
+    @property
     def flower(self) -> Path:
         """State of the embedded SuperLink."""
         return self.folder / "flower"

@@ -6,6 +6,7 @@ WardroundError
     +-- EnrolmentError          a token, a site or an approval that does not fit
     +-- StudyError              a study that is unknown or not in the state asked for
     +-- RoundAborted            a round that cannot be finished; the run may try again
+    +-- ModelsDiffer            group mode: the sites cannot agree on a model any more
     +-- RunStopped              an operator stopped the run
     +-- LinkError               Flower's server inside the coordinator
         +-- FlowerRefused       it said no
@@ -45,6 +46,10 @@ class RunStopped(ServerError):
 
 class RoundAborted(ServerError):
     """A round cannot be finished; the run may try it again."""
+
+
+class ModelsDiffer(ServerError):
+    """In group mode: the sites signed different models, and no further try can mend it."""
 
 
 class AuditError(ServerError):

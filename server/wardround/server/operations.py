@@ -32,7 +32,8 @@ class RunRecord(Base):
 
     `status`: requested, running, stopping, completed, stopped, failed. `round` is the last done
     round, `attempt` the newest attempt at the one after it. `model` and `optimiser` are digests in
-    the store of models: the model after `round`, and the state its optimiser goes on from.
+    the store of models: the model after `round`, and the state its optimiser goes on from; in
+    group mode they are empty, since only the sites have them.
     `pending` is what they become once the log holds the round after. `aggregator` is the
     protocol's saved state of the set-up.
     """
@@ -51,3 +52,17 @@ class RunRecord(Base):
     note: Mapped[str]
     created_ms: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class OpeningRecord(Base):
+    """In group mode: an opened sum that the sites are to read, kept until all of them have.
+
+    `message` is R7, `vector` the digest of the sum, still under the group masks, in the run's
+    store of openings.
+    """
+
+    __tablename__ = "opening"
+    run: Mapped[str] = mapped_column(primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    message: Mapped[bytes] = mapped_column(LargeBinary)
+    vector: Mapped[str]

@@ -2,6 +2,7 @@
 
     hello, book                      keys of the run, once
     task, survivors, open            each attempt at a round; its sum makes the next model
+    aggregate                        in group mode: the sum goes to the sites, who make it
     close                            the final model goes out, sites close their statements
 
 Nothing here is trusted by a site. After each step the state that a restarted coordinator needs is
@@ -15,54 +16,32 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-
-import numpy as np
+from pathlib import Path
 
 from wardround.privacy import canonical
 from wardround.privacy.conversation import Kind
-from wardround.privacy.errors import MalformedData, PrivacyError
-from wardround.privacy.events import (
-    Aggregated,
-    Counter,
-    Dropped,
-    Evaluation,
-    Event,
-    KeyBookMade,
-    Metric,
-    RoundEnd,
-    RoundStart,
-    RunEnd,
-    RunStart,
-    SiteDigest,
-)
-from wardround.privacy.events import Survivors as SurvivorsLogged
+from wardround.privacy.errors import PrivacyError
+from wardround.privacy.events import Aggregated, KeyBookMade, RoundEnd, RunEnd, RunStart, SiteDigest
 from wardround.privacy.identity import Roster, Signer
-from wardround.privacy.model import Vector, initial_vector, model_digest
 from wardround.privacy.plan import StudyPlan
 from wardround.privacy.records import one_line
-from wardround.privacy.run_spec import exchange_rounds, make_run_spec, metrics
+from wardround.privacy.run_spec import exchange_rounds, make_run_spec
 from wardround.privacy.secagg.aggregator import Aggregator
 from wardround.privacy.secagg.codec import decode, digest, encode
-from wardround.privacy.secagg.messages import (
-    BookAck,
-    KeyAdvert,
-    Shares,
-    SurvivorSignature,
-    Task,
-    Upload,
-)
+from wardround.privacy.secagg.messages import BookAck, KeyAdvert, Task
 from wardround.privacy.secagg.parameters import SignedRunSpec
-from wardround.privacy.secagg.quantization import Aggregate
-from wardround.privacy.secagg.segments import ring_type
 from wardround.server.asking import Asking
+from wardround.server.attempt import Attempt
 from wardround.server.audit import AuditLog
 from wardround.server.blobs import BlobStore, expire
 from wardround.server.config import Rounds
-from wardround.server.errors import RoundAborted, RunStopped
+from wardround.server.errors import ModelsDiffer, RoundAborted, RunStopped
 from wardround.server.exchange import Exchange
 from wardround.server.federation import read_federation
+from wardround.server.global_model import GlobalModel, OpenModel, Taken
+from wardround.server.hidden_model import HiddenModel
+from wardround.server.openings import Openings
 from wardround.server.operations import RunRecord
-from wardround.server.optimiser import Optimiser
 from wardround.server.studies import Studies
 
 logger = logging.getLogger(__name__)
@@ -81,12 +60,13 @@ class StudyRun:
     log: AuditLog
     uploads: BlobStore
     models: BlobStore
+    openings: Path
     studies: Studies
     exchange: Exchange
     rules: Rounds
     sleep: Callable[[float], None] = time.sleep
     _sites: Asking = field(init=False)
-    _summed: tuple[SiteDigest, ...] = ()
+    _model: GlobalModel | None = None
 
     def __post_init__(self) -> None:
         self._sites = Asking(self.run, self.log, self.exchange, self.rules.exchange_deadline)
@@ -98,17 +78,16 @@ class StudyRun:
         the run's record and the log say so already.
         """
         self._take_up_logged_round()
-        aggregator, record = self._set_up(self.studies.run(self.run))
-        vector = self._model(record)
-        optimiser = Optimiser.resume(self.plan, self._optimiser_state(record))
-        while record.round < exchange_rounds(self.plan):
-            vector = self._round(aggregator, record, vector, optimiser)
-            record = self.studies.run(self.run)
-        self._finish("completed", "", vector)
+        aggregator = self._set_up(self.studies.run(self.run))
+        model = self._model = self._open_model(aggregator)
+        while (done := self.studies.run(self.run)).round < exchange_rounds(self.plan):
+            self._round(aggregator, done, model)
+        self._settle_last(done.round, model)
+        self._finish("completed", "", model)
 
     # -- once a run -----------------------------------------------------------------------------
 
-    def _set_up(self, record: RunRecord) -> tuple[Aggregator, RunRecord]:
+    def _set_up(self, record: RunRecord) -> Aggregator:
         """Agree on keys, or take up the agreement of an earlier life of this process."""
         spec = make_run_spec(self.plan, self.run, self.roster)
         signed = SignedRunSpec.sign(spec, self.signer)
@@ -118,8 +97,7 @@ class StudyRun:
             with self.studies.editing(self.run) as row:
                 row.status, row.stage = "running", "setting up"
         if record.aggregator:
-            aggregator = Aggregator.restore(record.aggregator, signed, self.roster, self.signer)
-            return aggregator, self.studies.run(self.run)
+            return Aggregator.restore(record.aggregator, signed, self.roster, self.signer)
         for attempt in range(1, self.rules.attempts + 1):
             self._stop_if_asked()
             aggregator = Aggregator(signed, self.roster, self.signer)
@@ -134,7 +112,7 @@ class StudyRun:
                 continue
             with self.studies.editing(self.run) as row:
                 row.aggregator, row.stage = aggregator.save(), "keys agreed"
-            return aggregator, self.studies.run(self.run)
+            return aggregator
         raise self._give_up("the sites could not agree on keys")
 
     def _agree_on_keys(self, aggregator: Aggregator, signed: SignedRunSpec) -> None:
@@ -165,17 +143,30 @@ class StudyRun:
         name = hashlib.sha256(data).hexdigest()
         self.log.append([KeyBookMade(self.run, name, book.sites, len(data), data.hex())])
 
-    def _finish(self, outcome: str, reason: str, vector: Vector | None) -> None:
-        """End the run: closing statements, the log's last word, and cosignatures under it."""
-        self._close(None if vector is None else vector.astype("<f4").tobytes())
+    def _open_model(self, aggregator: Aggregator) -> GlobalModel:
+        """Return the global model as the run's record has it, or in group mode the sites."""
+        if self.plan.secure_aggregation.group_mode:
+            store = BlobStore(self.openings / self.run)
+            openings = Openings(self.log.engine, self.run, store)
+            return HiddenModel(self.run, self.plan, self.log, self._sites, aggregator, openings)
+        return OpenModel.resume(self.run, self.plan, self.models, self.studies.run(self.run))
+
+    def _finish(self, outcome: str, reason: str, model: GlobalModel | None) -> None:
+        """End the run: closing statements, the log's last word, and cosignatures under it.
+
+        `model` is the final one, None when the run did not come so far.
+        """
+        self._close(model.payload if model else None)
         done = self.studies.run(self.run).round
-        model = "" if vector is None else model_digest(vector)
         begun = read_federation(self.log.engine).runs.get(self.run)
         if begun is not None and not begun.outcome:
-            self.log.append([RunEnd(self.run, outcome, one_line(reason), done, model)])
+            final = model.digest if model else ""
+            self.log.append([RunEnd(self.run, outcome, one_line(reason), done, final)])
         self.log.checkpoint()
         self._close(None)
         expire(self.log.engine, self.uploads, self.rules.keep_uploads)
+        if self._model:
+            self._model.forget()
         with self.studies.editing(self.run) as row:
             row.status = {"aborted": "failed"}.get(outcome, outcome)
             row.stage, row.note = "over", one_line(reason)
@@ -193,10 +184,8 @@ class StudyRun:
 
     # -- each round -----------------------------------------------------------------------------
 
-    def _round(
-        self, aggregator: Aggregator, record: RunRecord, vector: Vector, optimiser: Optimiser
-    ) -> Vector:
-        """Try the next round until its sum opens; return the model after it."""
+    def _round(self, aggregator: Aggregator, record: RunRecord, model: GlobalModel) -> None:
+        """Try the next round until its sum opens and is recorded."""
         number, first = record.round + 1, record.attempt + 1
         for attempt in range(first, first + self.rules.attempts):
             self._stop_if_asked()
@@ -204,153 +193,100 @@ class StudyRun:
                 row.attempt, row.stage = attempt, "round"
             self._sites.begin(number, attempt)
             try:
-                aggregate, task = self._attempt(aggregator, number, attempt, vector)
+                task = self._task(aggregator, number, attempt, model)
+            except ModelsDiffer as error:
+                raise self._give_up(str(error)) from None
             except (RoundAborted, PrivacyError) as error:
-                self.log.append([self._round_end(number, attempt, "aborted", str(error), ())])
-                logger.warning("round %s attempt %s: %s", number, attempt, error)
-                left = len(self.plan.participants.sites) - len(self._sites.refused)
-                if left < self.plan.secure_aggregation.min_cohort:
-                    break
-                self.sleep(min(2.0 * (attempt - first + 1), 30.0))
-                continue
-            moved = optimiser.move(vector, aggregate.mean) if aggregate.weight else vector
-            self._record(number, attempt, vector, moved, aggregate, aggregator, task, optimiser)
-            return moved
+                self._sites.fault("", "invitation", str(error))
+            else:
+                if self._attempt(aggregator, task, model):
+                    return
+            if self._too_many_refused():
+                break
+            self.sleep(min(2.0 * (attempt - first + 1), 30.0))
         raise self._give_up(f"round {number} cannot be finished")
 
-    def _attempt(
-        self, aggregator: Aggregator, number: int, attempt: int, vector: Vector
-    ) -> tuple[Aggregate, Task]:
-        """R1 to R6 once; the opened sum."""
-        invited = self._online(self.plan.secure_aggregation.min_cohort)
-        model = model_digest(vector)
-        task = aggregator.task(number, attempt, invited, bytes.fromhex(model))
+    def _task(self, aggregator: Aggregator, number: int, attempt: int, model: GlobalModel) -> Task:
+        """Return the task for the sites that are there and may start from the model."""
+        least = self.plan.secure_aggregation.min_cohort
+        invited = model.settle(number - 1, self._online(least))
+        if len(invited) < least:
+            others = ", ".join(sorted(set(self.plan.participants.sites) - set(invited)))
+            raise RoundAborted(
+                f"{len(invited)} of {least} sites have the model of round {number}; not {others}"
+            )
+        task = aggregator.task(number, attempt, invited, bytes.fromhex(model.digest))
         with self.studies.editing(self.run) as row:
             row.aggregator = aggregator.save()
-        last = number == exchange_rounds(self.plan)
-        purpose = "evaluate" if last else "train"
-        self.log.append(
-            [
-                RoundStart(
-                    *(self.run, number, attempt, purpose, model, vector.nbytes, invited),
-                    encode(task).hex(),
-                )
-            ]
-        )
-        uploads = self._collect(aggregator, task, vector)
-        survivors = aggregator.survivors()
-        dropped = tuple(
-            Dropped(site, *self._sites.why.get(site, ("upload", "no upload")))
-            for site in invited
-            if site not in survivors
-        )
-        self.log.append(
-            [
-                SurvivorsLogged(
-                    self.run,
-                    number,
-                    attempt,
-                    task.context.hex(),
-                    survivors,
-                    digest(aggregator.survivors_for(survivors[0]).set).hex(),
-                    dropped,
-                )
-            ]
-        )
-        self._sign_survivors(aggregator, survivors)
-        self._recover(aggregator, survivors)
-        aggregate = aggregator.result()
-        self._summed = tuple(upload for upload in uploads if upload.site in survivors)
-        return aggregate, task
+        return task
 
-    def _collect(self, aggregator: Aggregator, task: Task, vector: Vector) -> list[SiteDigest]:
-        """R1, R2: hand out the task; add each masked vector as it comes, and keep it as a blob."""
-        kind = ring_type(self.plan.secure_aggregation.ring_bits)
-        parts = {
-            site: {"task": encode(task), "confirmation": encode(aggregator.confirmation(site))}
-            for site in task.participants
-        }
-        uploads: list[SiteDigest] = []
-        payload = vector.astype("<f4").tobytes()
-        for site, answer, data in self._sites.ask(Kind.TASK, parts, "upload", payload):
-            with self._sites.taking(site, "upload"):
-                if data is None:
-                    raise MalformedData("the answer brings no masked vector")
-                upload = decode(Upload, answer.part("upload"))
-                aggregator.add(upload, np.frombuffer(data, dtype=kind))
-                self.uploads.put(encode(upload.header))
-                uploads.append(SiteDigest(upload.header.site, self.uploads.put(data), len(data)))
-        return uploads
+    def _attempt(self, aggregator: Aggregator, task: Task, model: GlobalModel) -> bool:
+        """Carry out one attempt and record what it led to; False when its sum did not open."""
+        attempt = Attempt(self.run, self.plan, self.log, self.uploads, self._sites, aggregator)
+        attempt.start(task, 4 * self.plan.dimension)
+        try:
+            summed = attempt.open(task, model.payload)
+            taken = model.take(aggregator, task.round)
+        except (RoundAborted, PrivacyError) as error:
+            self.log.append([self._round_end(task, "aborted", str(error), ())])
+            logger.warning("round %s attempt %s: %s", task.round, task.attempt, error)
+            return False
+        self._record(aggregator, task, summed, taken)
+        return True
 
-    def _sign_survivors(self, aggregator: Aggregator, survivors: tuple[str, ...]) -> None:
-        """R3, R4."""
-        parts = {s: {"survivors": encode(aggregator.survivors_for(s))} for s in survivors}
-        for site, answer, _ in self._sites.ask(Kind.SURVIVORS, parts, "survivors"):
-            with self._sites.taking(site, "survivors"):
-                aggregator.add_signature(decode(SurvivorSignature, answer.part("signature")))
+    def _too_many_refused(self) -> bool:
+        left = len(self.plan.participants.sites) - len(self._sites.refused)
+        return left < self.plan.secure_aggregation.min_cohort
 
-    def _recover(self, aggregator: Aggregator, survivors: tuple[str, ...]) -> None:
-        """R5, R6."""
-        parts = {"quorum": encode(aggregator.quorum())}
-        for site, answer, _ in self._sites.ask(Kind.OPEN, dict.fromkeys(survivors, parts), "open"):
-            with self._sites.taking(site, "open"):
-                aggregator.add_shares(decode(Shares, answer.part("shares")))
+    def _settle_last(self, done: int, model: GlobalModel) -> None:
+        """In group mode: see that the sites have read the last sum and agree on its model."""
+        if not self.plan.secure_aggregation.group_mode:
+            return
+        least = self.plan.secure_aggregation.min_cohort
+        for attempt in range(1, self.rules.attempts + 1):
+            self._stop_if_asked()
+            self._sites.begin(done, 0)
+            try:  # at first without waiting: all may have read it before a restart
+                model.settle(done, self._online(0 if attempt == 1 else least))
+            except ModelsDiffer as error:
+                raise self._give_up(str(error)) from None
+            except (RoundAborted, PrivacyError) as error:
+                self._sites.fault("", "aggregate", str(error))
+                if self._too_many_refused():
+                    break
+                self.sleep(min(2.0 * attempt, 30.0))
+            else:
+                return
+        raise self._give_up("the sites did not read the last sum")
 
     def _record(
-        self,
-        number: int,
-        attempt: int,
-        before: Vector,
-        moved: Vector,
-        aggregate: Aggregate,
-        aggregator: Aggregator,
-        task: Task,
-        optimiser: Optimiser,
+        self, aggregator: Aggregator, task: Task, summed: tuple[SiteDigest, ...], taken: Taken
     ) -> None:
         """Log the round in one transaction, and make its checkpoint.
 
-        Model and optimiser are durable before the log names them, so that a process that dies in
+        What the model needs is durable before the log names it, so that a process that dies in
         between is followed by one that goes on after this round, not by a second sum of it.
         """
-        state = optimiser.save()
-        after = self.models.put(moved.astype("<f4").tobytes())
         with self.studies.editing(self.run) as row:
-            row.pending = canonical.dumps(
-                {
-                    "round": number,
-                    "model": after,
-                    "optimiser": self.models.put(state) if state else "",
-                }
-            ).decode("ascii")
-        opened = aggregator.opened()
-        counters = tuple(Counter(name, value) for name, value in aggregate.counters.items())
-        found = metrics(self.plan, aggregate.counters)
-        shown = counters if found else ()
-        events: list[Event] = [
-            Aggregated(
-                run=self.run,
-                round=number,
-                attempt=attempt,
-                context=task.context.hex(),
-                digest=aggregate.digest,
-                size=opened.nbytes,
-                uploads=self._summed,
-                survivors=aggregate.survivors,
-                weight=aggregate.weight,
-                counters=counters,
-                model_digest=model_digest(moved),
-                quorum=encode(aggregator.quorum()).hex(),
-            ),
-            Evaluation(
-                self.run,
-                number,
-                model_digest(before),
-                shown,
-                tuple(Metric(name, f"{value:.4f}") for name, value in found.items()),
-            ),
-        ]
-        events.append(self._round_end(number, attempt, "completed", "", aggregate.survivors))
-        self.log.append(events)
+            saved = aggregator.save().hex()  # what the next task follows from
+            kept: dict[str, canonical.Json] = {"round": task.round, "aggregator": saved}
+            row.pending = canonical.dumps({**kept, **taken.kept}).decode("ascii")
+        aggregated = Aggregated(
+            run=self.run,
+            round=task.round,
+            attempt=task.attempt,
+            context=task.context.hex(),
+            digest=taken.digest,
+            size=taken.size,
+            uploads=summed,
+            survivors=taken.survivors,
+            weight=taken.weight,
+            counters=taken.counters,
+            model_digest=taken.model_digest,
+            quorum=encode(aggregator.quorum()).hex(),
+        )
+        end = self._round_end(task, "completed", "", taken.survivors)
+        self.log.append([aggregated, *taken.evaluation, end])
         self.log.checkpoint()
         self._take_up_logged_round()
 
@@ -362,13 +298,14 @@ class StudyRun:
             if number == row.round + 1 and self.log.holds(Aggregated.kind, self.run, number):
                 row.round, row.attempt = number, 0
                 row.model, row.optimiser = str(pending["model"]), str(pending["optimiser"])
+                row.aggregator = bytes.fromhex(str(pending.get("aggregator", ""))) or row.aggregator
 
     def _round_end(
-        self, number: int, attempt: int, outcome: str, reason: str, joined: tuple[str, ...]
+        self, task: Task, outcome: str, reason: str, joined: tuple[str, ...]
     ) -> RoundEnd:
         traffic = self._sites.traffic
         return RoundEnd(
-            *(self.run, number, attempt, outcome, one_line(reason), joined),
+            *(self.run, task.round, task.attempt, outcome, one_line(reason), joined),
             *(traffic.up, traffic.down),
         )
 
@@ -390,14 +327,6 @@ class StudyRun:
             self.sleep(1.0)
 
     # -- record and end -------------------------------------------------------------------------
-
-    def _model(self, record: RunRecord) -> Vector:
-        if not record.model:
-            return initial_vector(self.plan.model.tensors, self.plan.model.seed)
-        return np.frombuffer(self.models.get(record.model), dtype="<f4").astype(np.float32)
-
-    def _optimiser_state(self, record: RunRecord) -> bytes:
-        return self.models.get(record.optimiser) if record.optimiser else b""
 
     def _stop_if_asked(self) -> None:
         if self.studies.run(self.run).status == "stopping":

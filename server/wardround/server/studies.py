@@ -56,11 +56,6 @@ class Studies:
         Raises StudyError when a participant is not enrolled, no run could be made of the plan, or
         a run of the study is active.
         """
-        if plan.secure_aggregation.group_mode:
-            raise StudyError(
-                "secure_aggregation.group_mode: the protocol has it, the rounds of this version "
-                "do not use it yet; set it to false"
-            )
         federation = read_federation(self._engine)
         try:
             make_run_spec(plan, plan.study.id, federation.roster(plan.participants.sites))

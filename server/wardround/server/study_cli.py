@@ -14,6 +14,7 @@ from rich.text import Text
 
 from wardround.privacy.commands import operator
 from wardround.privacy.errors import PlanInvalid
+from wardround.privacy.federation import StudyState
 from wardround.privacy.model import unflatten
 from wardround.privacy.plan import StudyPlan
 from wardround.server import config
@@ -72,6 +73,7 @@ def show(
         ("rounds", f"{planned.rounds} ({planned.mode})"),
         ("privacy", f"epsilon {planned.target_epsilon} at {planned.delta}, per {planned.unit}"),
         ("sum", f"over {planned.min_cohort} sites or more, {planned.colluders} may collude"),
+        ("who reads it", "the sites alone" if _hidden(state) else "the coordinator"),
         ("approved", ", ".join(sorted(state.approved)) or "nobody yet"),
         ("refused", ", ".join(sorted(state.refused)) or "nobody"),
     ):
@@ -174,6 +176,11 @@ def model(
     """Write the newest run's model: one float32 array a tensor, by name (NumPy .npz)."""
     with Desk.open(config.load(home)) as desk:
         run = desk.studies.newest_run(study)
+        if run is not None and _hidden(desk.studies.get(study)):
+            raise StudyError(
+                f"the models of {study[:40]} are hidden from the coordinator (group mode); "
+                f"at a site: wardround-site study model {study[:40]} --output FILE"
+            )
         if run is None or not run.model:
             raise StudyError(f"no run of {study[:40]!r} has a model yet")
         if output.exists():
@@ -184,3 +191,9 @@ def model(
     with output.open("wb") as file:
         np.savez(file, allow_pickle=False, **unflatten(plan.model.tensors, vector))
     out.print(f"{output}: {len(plan.model.tensors)} tensors after round {run.round}")
+
+
+def _hidden(state: StudyState) -> bool:
+    """Whether the study's newest plan is in group mode."""
+    plan = StudyPlan.from_canonical(state.planned.plan.encode("ascii"))
+    return plan.secure_aggregation.group_mode

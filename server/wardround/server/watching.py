@@ -11,6 +11,7 @@ from wardround.privacy.events import (
     PrivacySpend,
     RoundEnd,
     RoundStart,
+    RunStart,
     Update,
     from_leaf,
 )
@@ -26,7 +27,7 @@ class Watch:
         self._desk = desk
         self._run = run
         self._next = 0
-        self._metric = ""
+        self._metric = "(too few)"
         self._epsilon = 0.0
         self._doing = "waiting for the coordinator to begin"
         self._began = 0
@@ -52,7 +53,9 @@ class Watch:
         self._next = size
 
     def _line(self, event: object, site: str, ts_ms: int) -> Iterator[Text]:
-        if isinstance(event, RoundStart):
+        if isinstance(event, RunStart) and event.group_mode:
+            self._metric = "hidden"  # the sites read it: wardround-site study show
+        elif isinstance(event, RoundStart):
             self._began, self._updates, self._final = ts_ms, set(), event.purpose == "evaluate"
             word = "evaluating" if event.purpose == "evaluate" else "training"
             self._doing = f"round {event.round}: {len(event.invited)} sites are {word}"
@@ -62,7 +65,8 @@ class Watch:
             self._updates.add(site)
             self._doing = f"round {event.round}: {len(self._updates)} masked updates have arrived"
         elif isinstance(event, Evaluation):
-            self._metric = ", ".join(f"{m.name} {float(m.value):.3f}" for m in event.metrics)
+            shown = ", ".join(f"{m.name} {float(m.value):.3f}" for m in event.metrics)
+            self._metric = shown or "(too few)"
         elif isinstance(event, Fault):
             who = event.site or "coordinator"
             yield Text(f"  {_clock(ts_ms)}  {who}: {event.what}", style="yellow")
@@ -75,7 +79,7 @@ class Watch:
         cells = (
             "final" if self._final else str(event.round),
             ", ".join(event.joined),
-            self._metric or "(too few)",
+            self._metric,
             f"{self._epsilon:.2f}",
             _size(event.bytes_up / max(1, len(event.joined))),
         )

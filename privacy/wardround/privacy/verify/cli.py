@@ -136,6 +136,11 @@ def _show(result: Verification) -> None:
         )
     )
     print(f"replayed     {len(result.replayed)} aggregates")
+    if result.hidden:
+        print(
+            f"group mode   {len(result.hidden)} of them down to the sum under the group masks; "
+            "what it says, and the step to the next model, only the sites can redo: they sign it"
+        )
     print(f"recomputed   {len(result.recomputed)} privacy spends")
     broken = sum(finding.breaks for finding in result.findings)
     line = {

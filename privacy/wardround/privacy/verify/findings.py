@@ -83,7 +83,8 @@ class Verification:
     cosigned the newest checkpoint that reached the quorum (`size` entries, hex `root`, cosigned
     last at `time_ms`; 0 and the newest signed checkpoint when none reached it). `replayed` are
     the entries of aggregates that were added up again, `recomputed` those of privacy spends with
-    the epsilon the verifier found.
+    the epsilon the verifier found. `hidden` are those of `replayed` in group mode: the sum opened
+    again as far as an outsider can, down to the masks of the group key.
     """
 
     size: int
@@ -96,6 +97,7 @@ class Verification:
     findings: tuple[Finding, ...]
     replayed: frozenset[int] = frozenset()
     recomputed: tuple[tuple[int, str], ...] = ()
+    hidden: frozenset[int] = frozenset()
 
     @property
     def status(self) -> Status:
@@ -126,6 +128,7 @@ class Verification:
             "colluders_covered": self.colluders_covered,
             "pinned": self.pinned,
             "replayed": sorted(self.replayed),
+            "hidden": sorted(self.hidden),
             "recomputed": [[entry, value] for entry, value in self.recomputed],
             "findings": [finding.to_json() for finding in self.findings],
         }

@@ -18,6 +18,7 @@ from wardround.privacy.events import (
     Export,
     Fault,
     Leaf,
+    ModelStep,
     PrivacySpend,
     Refusal,
     Revoke,
@@ -122,6 +123,10 @@ class Projection:
                     counters={c.name: c.value for c in event.counters},
                     new_model=event.model_digest,
                 )
+            case ModelStep():
+                taken = self.rounds.setdefault(_key(event.run, event.round, event.attempt), {})
+                models = _object(taken.get("models"))
+                taken["models"] = {**models, leaf.site: event.model_digest}
             case RoundEnd():
                 self.rounds.setdefault(_key(event.run, event.round, event.attempt), {}).update(
                     outcome=event.outcome, bytes_up=event.bytes_up, bytes_down=event.bytes_down

@@ -10,6 +10,7 @@ from wardround.privacy.events import (
     Deidentification,
     KeyBookMade,
     Leaf,
+    ModelStep,
     PrivacySpend,
     RecoveryShare,
     RoundEnd,
@@ -21,6 +22,7 @@ from wardround.privacy.events import (
     Update,
 )
 from wardround.privacy.verify.findings import Findings
+from wardround.privacy.verify.model_steps import ModelSteps
 
 LEDGER_SLACK = Decimal("0.99")
 """A ledger may price its past anew with a finer accountant; lower than this it has gone back."""
@@ -29,7 +31,7 @@ _InRound = RoundStart | Update | Survivors | RecoveryShare | Aggregated | RoundE
 
 _RULED = {
     StudyPlanned, Approval, Deidentification, RunStart, KeyBookMade, PrivacySpend, Closing, RunEnd,
-    RoundStart, Update, Survivors, RecoveryShare, Aggregated, RoundEnd,
+    RoundStart, Update, Survivors, RecoveryShare, Aggregated, RoundEnd, ModelStep,
 }  # fmt: skip
 
 
@@ -55,6 +57,7 @@ class Run:
     attempts: dict[tuple[int, int], Attempt] = field(default_factory=dict)
     done: dict[tuple[int, int], set[str]] = field(default_factory=dict)  # who uploaded
     model: str = ""
+    steps: ModelSteps | None = None  # in group mode
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)  # site: updates, bytes
     trained: dict[tuple[str, int], int] = field(default_factory=dict)  # (site, round): entry
     paid: set[tuple[str, int]] = field(default_factory=set)  # (site, round)
@@ -111,6 +114,8 @@ class Runs:
             case KeyBookMade():
                 if event.run in self.runs:
                     self.runs[event.run].book = event.book
+            case ModelStep():
+                self._model_step(index, leaf.site, event)
             case PrivacySpend():
                 self._spend(index, leaf.site, event)
             case Closing():
@@ -121,12 +126,16 @@ class Runs:
                     self.findings.add("run", index, f"an open run {event.run}", "none")
                 else:
                     run.end = event
+                    if run.steps:
+                        run.steps.end(index, event)
             case _ if isinstance(event, _InRound):
                 self._in_round(index, leaf.site, event)
 
     def finish(self) -> None:
         """Check what can be said only at the end of the log."""
         for name, run in self.runs.items():
+            if run.steps:
+                run.steps.finish()
             for (site, number), entry in sorted(run.trained.items()):
                 self.findings.add(
                     "spend",
@@ -147,7 +156,8 @@ class Runs:
         if event.run in self.runs:
             self.findings.add("run", index, "a new run", f"{event.run} again")
             return
-        self.runs[event.run] = Run(event, index)
+        steps = ModelSteps(event, self.findings) if event.group_mode else None
+        self.runs[event.run] = Run(event, index, steps=steps)
         if self.plans.get(event.plan_digest) != event.study:
             self.findings.add("approval", index, f"a logged plan of {event.study}", "another plan")
         for site in event.participants:
@@ -209,6 +219,8 @@ class Runs:
             self.findings.add("round", index, "participants of the run", ", ".join(strangers))
         if run.model and event.model_digest != run.model:
             self.findings.add("model", index, run.model, event.model_digest)
+        if run.steps:
+            run.steps.start(index, event)
         run.attempts[place] = Attempt(event, index)
 
     def _update(self, index: int, run: Run, attempt: Attempt, site: str, event: Update) -> None:
@@ -280,11 +292,23 @@ class Runs:
                 f"{len(attempt.shares)}",
             )
         attempt.aggregate = index, event
+        if run.steps:
+            run.steps.opened(index, event)
+        elif not event.model_digest:
+            self.findings.add("model", index, "the model that the sum led to", "none")
         run.model = event.model_digest
         if self.first_opened is None:
             self.first_opened = index
         if self.keep_opened:
             self.opened.append(Opened(index, run.start, run.book, attempt, event))
+
+    def _model_step(self, index: int, site: str, event: ModelStep) -> None:
+        """May come late: a site that was away reads the sum, or hands this in, when it is back."""
+        run = self.runs.get(event.run)
+        if run is None or run.steps is None:
+            self.findings.add("model", index, "a run in group mode", event.run)
+        else:
+            run.steps.add(index, site, event)
 
     def _context(self, index: int, attempt: Attempt, context: str) -> None:
         for update in attempt.uploads.values():

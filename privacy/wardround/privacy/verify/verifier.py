@@ -107,6 +107,7 @@ class _Work:
             findings=self.findings.all(),
             replayed=replayed,
             recomputed=recomputed,
+            hidden=replayed & {one.entry for one in found.runs.opened if one.run.group_mode},
         )
 
     def _manifest(self) -> None:

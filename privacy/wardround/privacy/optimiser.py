@@ -4,9 +4,14 @@ With local steps the mean is an update and is added (FedAvg, McMahan et al., AIS
 one noisy step a round it is a gradient: the plan's optimiser takes one step with it, Adam with
 its moments carried over the rounds (Kingma and Ba, ICLR 2015; at a server: Reddi et al., ICLR
 2021). The mean is noisy already, so nothing that is done with it costs privacy.
+
+The coordinator takes this step, or in group mode every site for itself. All of it is elementwise
+and of operations that IEEE 754 rounds correctly, so that every machine gets the same bits.
 """
 
 from dataclasses import dataclass, field
+from itertools import repeat
+from math import prod
 from typing import Any, Self
 
 import numpy as np
@@ -57,8 +62,9 @@ class Optimiser:
         self.steps += 1
         self.first = _float32(BETA1 * self.first + (1 - BETA1) * mean)
         self.second = _float32(BETA2 * self.second + (1 - BETA2) * np.square(mean))
-        first = self.first / np.float32(1 - BETA1**self.steps)
-        second = self.second / np.float32(1 - BETA2**self.steps)
+        # Products, not powers: the last bit of a power is the C library's own.
+        first = self.first / np.float32(1 - prod(repeat(BETA1, self.steps)))
+        second = self.second / np.float32(1 - prod(repeat(BETA2, self.steps)))
         return _float32(model - rate * first / (np.sqrt(second) + np.float32(EPS)))
 
 

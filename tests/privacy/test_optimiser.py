@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.privacy.model import TensorLayout, Vector
+from wardround.privacy.optimiser import Optimiser
 from wardround.privacy.plan import (
     Model,
     Participants,
@@ -20,7 +21,6 @@ from wardround.privacy.plan import (
     Task,
     Training,
 )
-from wardround.server.optimiser import Optimiser
 
 SIZE = 7
 LOCAL = StudyPlan(

@@ -1,0 +1,95 @@
+"""What this site adds to a round: trained once, paid for, and the same however often it is sent."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from wardround.client.config import Home
+from wardround.client.errors import Refused
+from wardround.client.site import Site
+from wardround.client.spend import Reservation, Spend
+from wardround.client.state import TrainedUpdate, load_update, save_update
+from wardround.client.trainer import Trainer
+from wardround.privacy.events import PrivacySpend
+from wardround.privacy.model import Vector
+from wardround.privacy.plan import StudyPlan
+from wardround.privacy.planned import PlannedSpend
+from wardround.privacy.run_spec import exchange_rounds
+from wardround.privacy.secagg.messages import Task
+from wardround.privacy.secagg.quantization import Contribution
+
+logger = logging.getLogger(__name__)
+OUTSIDE = "held-out counts of evaluation, in the masked sum only"
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions:
+    """What a site adds to the rounds of the run `name` from the data set `dataset`."""
+
+    home: Home
+    site: Site
+    name: str
+    plan: StudyPlan
+    trainer: Trainer
+    dataset: str
+
+    def of(self, task: Task, vector: Vector) -> Contribution:
+        """Return what this site adds, paid for: an earlier attempt's update, or a new one.
+
+        `vector` [D] is the model of `task`. The update is on disk before the ledger commits, and
+        the ledger commits before the update can leave; a crash in between is made good by the
+        next attempt. Raises Refused when the round cannot be paid for.
+        """
+        digest, trains = task.model.hex(), task.round < exchange_rounds(self.plan)
+        held = self._reserve(task.round) if trains else None
+        kept = load_update(self.home.scratch, self.name, task.round)
+        if kept is not None and kept.model_digest != digest:
+            raise Refused("model", "this round was trained from another model already")
+        if kept is None:
+            if isinstance(held, Spend):
+                raise Refused("spent", "this round was paid for already, and its update is gone")
+            kept = self._train(vector, digest, task.round, trains)
+            save_update(self.home.scratch, self.name, task.round, kept)
+        if held is not None:
+            self._commit(held, task)
+        return Contribution(kept.values, kept.weight, kept.counters)
+
+    def _train(self, vector: Vector, digest: str, round_: int, trains: bool) -> TrainedUpdate:
+        """Evaluate the model that came and train from it; the last round only evaluates."""
+        counts = self.trainer.evaluate(vector)
+        if not trains:
+            return TrainedUpdate(digest, np.zeros_like(vector), 0, counts)
+        logger.info("round %s: training", round_)
+        values, weight = self.trainer.train(vector)
+        return TrainedUpdate(digest, values, weight, counts)
+
+    def _reserve(self, round_: int) -> Reservation | Spend:
+        held = self.site.ledger.reserve(
+            run=self.name,
+            study=self.plan.study.id,
+            dataset=self.dataset,
+            round=round_,
+            events=PlannedSpend.of_plan(self.plan).events_per_round(),
+        )
+        if isinstance(held, Reservation) and held.last_affordable:
+            logger.warning("this is the last round that the budget of the data set bears")
+        return held
+
+    def _commit(self, held: Reservation | Spend, task: Task) -> None:
+        """Commit the round's spend and sign it, each once."""
+        spend = held
+        if isinstance(spend, Reservation):
+            spend = self.site.ledger.commit(spend.id, spend.events)
+            logger.info(
+                "round %s: epsilon %s of %s spent on this data set",
+                *(task.round, spend.epsilon_after, spend.budget),
+            )
+        if not self.site.witness.stated(PrivacySpend.kind, spend.run, spend.round):
+            self.site.witness.statement(
+                spend.statement(
+                    attempt=task.attempt,
+                    clip=self.plan.privacy.clip,
+                    releases_outside=(OUTSIDE,),
+                )
+            )
