@@ -149,3 +149,17 @@ def test_the_verifier_tells_what_the_mode_leaves_open(
     assert "tampered" not in told
     assert "replayed     2 aggregates" in told
     assert "group mode   2 of them down to the sum under the group masks" in told
+
+
+def test_the_report_tells_who_learned_what(federation: LocalFederation, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    coordinator(federation, "report", "hidden", "--output", str(report), "--no-pdf", "--wait", "0")
+    (page,) = report.glob("*.html")
+    html = page.read_text()
+    assert "group mode: only the sites can read a sum" in html
+    assert "Hidden from the coordinator and the log" in html
+    run = federation.desk.studies.newest_run("hidden")
+    assert run is not None
+    replica = load_replica(federation.sites["west"].home.models, run.run)
+    assert replica is not None
+    assert replica.digest in html

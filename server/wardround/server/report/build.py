@@ -56,6 +56,7 @@ def build_report(
         run=start.mark(run),
         outcome=end.mark(end.event.outcome) if end else start.mark("not ended"),
         reason=end.mark(end.event.reason) if end else start.mark(""),
+        group_mode=start.mark(start.event.group_mode),
         final_model=end.mark(end.event.model_digest) if end else start.mark(""),
         software=start.mark(start.event.software),
         started_ms=start.logged_ms,

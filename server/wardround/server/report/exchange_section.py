@@ -29,7 +29,7 @@ from wardround.privacy.presentation.wording import (
     spans,
     yes,
 )
-from wardround.server.report.model import RunReport
+from wardround.server.report.model import RoundFacts, RunReport
 
 
 def approval_section(report: RunReport) -> Section:
@@ -164,6 +164,7 @@ def exchange_section(report: RunReport) -> Section:
             intro,
             _participation(report),
             _traffic(report),
+            Group("Who learned what", (_learned(report),)),
             Group("Rounds", _rounds(report)),
             Group("Updates", (_updates(report),)),
         ),
@@ -248,7 +249,7 @@ def _rounds(report: RunReport) -> tuple[Block, ...]:
                 when(r.started_ms),
                 cell(r.survivors, listing),
                 cell(r.outcome),
-                number(r.aggregate.weight, grouped) if r.aggregate else Cell("–"),
+                _samples(report, r),
                 _replayed(r.aggregate.replayed is not None) if r.aggregate else Cell("–"),
             )
             for r in report.rounds
@@ -285,6 +286,50 @@ def _rounds(report: RunReport) -> tuple[Block, ...]:
         "No sum was opened.",
     )
     return rounds, dropped, digests
+
+
+def _samples(report: RunReport, facts: RoundFacts) -> Cell:
+    if facts.aggregate is None:
+        return Cell("–")
+    if report.group_mode.value:
+        return Cell("hidden", facts.aggregate.weight.source, facts.aggregate.weight.entries)
+    return number(facts.aggregate.weight, grouped)
+
+
+def _learned(report: RunReport) -> Table:
+    """What the protocol lets each party learn in the mode of this run."""
+    who = "who took part; sizes and times"
+    total = "sum of the updates, number of samples and evaluation, over the sites of each sum"
+    one = "any one site's update"
+    hidden = report.group_mode.value
+    rows = (
+        ("Coordinator", f"{who}; digests of the models" if hidden else f"{who}; {total}", one),
+        ("Each site", f"{who}; {total}; the models", one),
+        (
+            "Whoever verifies this log",
+            f"{who}; digests of sums and models"
+            if hidden
+            else f"{who}; with the retained uploads, what the coordinator learned",
+            one,
+        ),
+        (
+            f"Coordinator with up to {report.plan.colluders.value} of the sites",
+            f"{who}; the sum over the other sites of each sum, two of them or more",
+            "any one other site's update",
+        ),
+    )
+    mode = (
+        "group mode: only the sites can read a sum" if hidden else "the coordinator reads the sums"
+    )
+    return Table(
+        f"What the protocol shows to whom ({mode})",
+        columns("Who", "Learns", "Does not learn"),
+        tuple(
+            tuple(Cell(text, report.group_mode.source, report.group_mode.entries) for text in row)
+            for row in rows
+        ),
+        "None.",
+    )
 
 
 def _updates(report: RunReport) -> Table:

@@ -141,7 +141,11 @@ class DroppedFacts:
 
 @dataclass(frozen=True, slots=True)
 class AggregateFacts:
-    """The opened sum of an attempt. `replayed`: the verifier added the uploads up again."""
+    """The opened sum of an attempt. `replayed`: the verifier added the uploads up again.
+
+    In group mode nobody but the sites can read it: `weight` is 0, `counters` is empty, and
+    `model_digest` is what most of them signed.
+    """
 
     digest: Text
     weight: Whole
@@ -282,6 +286,7 @@ class RunReport:
     outcome: Text
     reason: Text
     final_model: Text
+    group_mode: Marked[bool]
     software: Text
     started_ms: Whole
     ended_ms: Whole | None

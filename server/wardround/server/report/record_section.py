@@ -133,7 +133,9 @@ def model_section(report: RunReport) -> Section:
             for r in report.rounds
             if r.metrics
         ),
-        "No evaluation is in the log.",
+        "Hidden from the coordinator and the log (group mode): each site reads it."
+        if report.group_mode.value
+        else "No evaluation is in the log.",
     )
     limits = Group(
         "Limits of this model",

@@ -1,10 +1,12 @@
 """Reads the rounds of a run for its report: who was in which sum, and what it led to."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from wardround.privacy.events import (
     Aggregated,
     Evaluation,
+    ModelStep,
     RoundEnd,
     RoundStart,
     Survivors,
@@ -26,6 +28,7 @@ def round_facts(reading: Reading, run: str, verification: Verification) -> tuple
     """Return every attempt at every round of `run`, in the order of the log."""
     chosen = {_key(n.event): n for n in reading.run(Survivors, run)}
     sums = {_key(n.event): n for n in reading.run(Aggregated, run)}
+    steps = list(reading.run(ModelStep, run))
     ends = {_key(n.event): n for n in reading.run(RoundEnd, run)}
     scores = {n.event.round: n for n in reading.run(Evaluation, run)}
     facts = []
@@ -45,7 +48,7 @@ def round_facts(reading: Reading, run: str, verification: Verification) -> tuple
                 if survivors
                 else start.mark(()),
                 dropped=_dropped(survivors),
-                aggregate=_aggregate(aggregate, verification) if aggregate else None,
+                aggregate=_aggregate(aggregate, steps, verification) if aggregate else None,
                 outcome=end.mark(end.event.outcome) if end else start.mark("not ended"),
                 reason=end.mark(end.event.reason) if end else start.mark(""),
                 bytes_up=end.mark(end.event.bytes_up) if end else start.mark(0),
@@ -100,12 +103,25 @@ def _dropped(survivors: Noted[Survivors] | None) -> tuple[DroppedFacts, ...]:
     )
 
 
-def _aggregate(noted: Noted[Aggregated], verification: Verification) -> AggregateFacts:
+def _aggregate(
+    noted: Noted[Aggregated], steps: Sequence[Noted[ModelStep]], verification: Verification
+) -> AggregateFacts:
     event, replayed = noted.event, noted.index in verification.replayed
     return AggregateFacts(
         digest=noted.mark(event.digest),
         weight=noted.mark(event.weight),
-        model_digest=noted.mark(event.model_digest),
+        model_digest=_next_model(noted, steps),
         counters=tuple((one.name, noted.mark(one.value)) for one in event.counters),
         replayed=Marked(True, Source.VERIFIED, (noted.index,)) if replayed else None,
     )
+
+
+def _next_model(noted: Noted[Aggregated], steps: Sequence[Noted[ModelStep]]) -> Marked[str]:
+    """Return the model's digest as the coordinator logged it, or in group mode most sites."""
+    if noted.event.model_digest:
+        return noted.mark(noted.event.model_digest)
+    taken = [step for step in steps if step.event.context == noted.event.context]
+    votes = Counter(step.event.model_digest for step in taken)
+    digest = max(votes, key=lambda one: votes[one], default="")
+    entries = tuple(step.index for step in taken if step.event.model_digest == digest)
+    return Marked(digest, Source.SITE, entries)
