@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 from collections import defaultdict
 from dataclasses import dataclass
@@ -124,15 +125,18 @@ def _hash(rows: list[dict[str, str]]) -> bytes:
     return digest.digest()
 
 
-def heart_disease(split: int) -> Learning:
+def heart_disease(split: int, *, flamby: bool = False) -> Learning:
     """Four hospitals; two thirds of each for learning, a fifth of these for validation.
+
+    Every `split` has a test part of its own; with `flamby` all have that of the FLamby benchmark
+    (see flamby_split.py), and `split` says who is for validation alone.
 
     13 inputs prepared as FLamby does: columns slope, ca and thal are left out, then rows with a
     gap; z-scores of each hospital's own learning data. Their means and deviations are statistics of
     patients that no accountant has seen, as in the benchmark's own recipe; they do not leave the
     hospital.
     """
-    parts = {name: _hospital(name, split) for name in HOSPITALS}
+    parts = {name: _hospital(name, split, flamby) for name in HOSPITALS}
     # One validation set for all: some hospitals' own is a handful of patients.
     return Learning(
         {name: parts[name][0] for name in HOSPITALS},
@@ -140,22 +144,27 @@ def heart_disease(split: int) -> Learning:
     )
 
 
-def heart_disease_test(split: int) -> dict[str, Part]:
-    """The last third of each hospital."""
-    return {name: _hospital(name, split)[2] for name in HOSPITALS}
+def heart_disease_test(split: int, *, flamby: bool = False) -> dict[str, Part]:
+    """The other third of each hospital."""
+    return {name: _hospital(name, split, flamby)[2] for name in HOSPITALS}
 
 
-def _hospital(name: str, split: int) -> tuple[Part, Part, Part]:
+def _hospital(name: str, split: int, flamby: bool) -> tuple[Part, Part, Part]:
     text = (folder() / "heart-disease" / f"processed.{name}.data").read_text()
     rows = [row for row in text.split() if "?" not in _kept(row)]
-    rows.sort(key=lambda row: hashlib.sha256(WORD + f" {split} {row}".encode()).digest())
+    test = set(_flamby_test()[name]) if flamby else set[int]()
+    order = sorted(
+        range(len(rows)),
+        key=lambda i: (i in test, hashlib.sha256(WORD + f" {split} {rows[i]}".encode()).digest()),
+    )
+    rows = [rows[i] for i in order]
     whole = np.array([[float(v) for v in _kept(row)] for row in rows])
     raw, disease = whole[:, :10], (whole[:, 10] > 0).astype(np.int64)
     columns = [raw[:, i] for i in range(10) if i not in (2, 6)]
     columns += [raw[:, 2] == value for value in (2, 3, 4)]
     columns += [raw[:, 6] == value for value in (1, 2)]
     inputs = np.stack([np.asarray(c, dtype=np.float64) for c in columns], 1)
-    cut = round(len(rows) * 0.66)
+    cut = len(rows) - len(test) if flamby else round(len(rows) * 0.66)
     inner = round(cut * 0.8)
     mean, std = inputs[:cut].mean(0), inputs[:cut].std(0, ddof=1) + 1e-9
     scaled = torch.from_numpy(((inputs - mean) / std).astype(np.float32))
@@ -164,6 +173,14 @@ def _hospital(name: str, split: int) -> tuple[Part, Part, Part]:
         Part(scaled[a:b], classes[a:b]) for a, b in ((0, inner), (inner, cut), (cut, len(rows)))
     )
     return first, second, third
+
+
+@cache
+def _flamby_test() -> dict[str, list[int]]:
+    """The test rows of each hospital, numbered among its complete records in file order."""
+    kept = Path(__file__).with_name("flamby_split.json").read_text(encoding="utf-8")
+    found: dict[str, list[int]] = json.loads(kept)
+    return found
 
 
 def _kept(row: str) -> list[str]:

@@ -101,17 +101,44 @@ def test_hospitals_have_the_patients_that_the_benchmark_counts(
     reference: ModuleType, shared_data: Path
 ) -> None:
     data = sys.modules["reference_data"]
-    sizes = {name: tuple(map(len, data._hospital(name, 0))) for name in data.HOSPITALS}
-    # FLamby: train (here with validation) and test.
+    sizes = {name: tuple(map(len, data._hospital(name, 0, False))) for name in data.HOSPITALS}
+    # Train with validation, and test; FLamby rounds otherwise, see below.
     assert {name: (train + val, test) for name, (train, val, test) in sizes.items()} == {
         "cleveland": (200, 103),
         "hungarian": (172, 89),
         "switzerland": (30, 16),
         "va": (86, 44),
     }
-    first, again, other = (data._hospital("va", split)[2].inputs for split in (0, 0, 1))
+    first, again, other = (data._hospital("va", split, False)[2].inputs for split in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_on_the_split_of_the_benchmark_seeds_differ_in_validation_alone(
+    reference: ModuleType, shared_data: Path
+) -> None:
+    data = sys.modules["reference_data"]
+    sizes = {}
+    for name in data.HOSPITALS:
+        train, validation, test = data._hospital(name, 0, True)
+        sizes[name] = (len(train) + len(validation), len(test))
+        _, other, same = data._hospital(name, 1, True)
+        # The z-scores too are of train and validation together: equal to the last digits.
+        assert torch.allclose(same.inputs.sum(0), test.inputs.sum(0), atol=1e-3)
+        assert torch.equal(same.targets.sort()[0], test.targets.sort()[0])
+        assert len(other) == len(validation) == round(sum(map(len, (train, validation))) / 5)
+        assert not torch.equal(other.inputs, validation.inputs)
+        # Each record is in one part.
+        assert len({*data._flamby_test()[name]}) == len(test)
+        if name == "switzerland":
+            assert bool(train.targets.all() and validation.targets.all())
+    # FLamby's own counts of train and test.
+    assert sizes == {
+        "cleveland": (199, 104),
+        "hungarian": (172, 89),
+        "switzerland": (30, 16),
+        "va": (85, 45),
+    }
 
 
 def test_a_table_goes_to_its_place_and_nowhere_else(reference: ModuleType, tmp_path: Path) -> None:
