@@ -223,11 +223,11 @@ def table(dimension: int, sites: int, repeats: int) -> list[Row]:
         RecordDict({"a": ArrayRecord([update]), "m": MetricRecord({"num-examples": 10})})
         for update in updates
     ]
-    blank = np.zeros(dimension, dtype="<u4")
+    blank = segments.aligned(dimension, ring_type(32))
 
     def coordinator(bits: int) -> Aggregate | None:
-        total = masked[bits][0].copy()
-        for vector in masked[bits][1:]:
+        total = segments.aligned(plain[bits].vector_length, ring_type(bits))
+        for vector in masked[bits]:
             np.add(total, vector, out=total)
         return unmask(plain[bits], clip, names, total, streams)
 

@@ -23,6 +23,7 @@ from wardround.privacy.events import Deidentification
 from wardround.privacy.model import unflatten
 from wardround.privacy.plan import StudyPlan
 from wardround.privacy.planned import PlannedSpend
+from wardround.privacy.presentation.document import amount
 from wardround.privacy.run_spec import exchange_rounds
 
 study_app = typer.Typer(no_args_is_help=True)
@@ -237,7 +238,7 @@ def show_plan(plan: StudyPlan, site: str) -> None:
         ("sum read by", "the sites alone (group mode)" if secagg.group_mode else "the coordinator"),
         (
             "leaves",
-            f"each round one masked vector of {plan.dimension:,} numbers ({_size(size)}), "
+            f"each round one masked vector of {plan.dimension:,} numbers ({amount(size)}), "
             "held-out counts inside it, and signed statements",
         ),
     )
@@ -282,11 +283,3 @@ def _prepared(stated: Deidentification | None) -> str:
         f"{counts['files_written']} of {counts['files_seen']} files written, "
         f"{counts['quarantined']} set aside; signed and logged with the approval"
     )
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

@@ -13,6 +13,7 @@ from wardround.privacy.bundle import Bundle
 from wardround.privacy.commands import operator
 from wardround.privacy.events import Export
 from wardround.privacy.federation import RunState
+from wardround.privacy.presentation.document import amount
 from wardround.privacy.verify import Policy, verify, write_policy
 from wardround.server import config
 from wardround.server.blobs import BlobStore
@@ -55,7 +56,7 @@ def bundle(
         if policy is not None:
             policy.write_text(_policy(desk, state), encoding="utf-8")
         _log_export(desk, "bundle", "zip", output, state.start.run)
-    out.print(f"{output}: the evidence of run {state.start.run}, {_size(output)}")
+    out.print(f"{output}: the evidence of run {state.start.run}, {amount(output.stat().st_size)}")
     if policy is not None:
         out.print(f"{policy}: keys of log and sites, to compare with the sites' own")
         out.print(f"Check it with: wardround-verify {output} --policy {policy} --replay")
@@ -90,7 +91,7 @@ def report(
             _log_export(desk, "report", file.suffix[1:], file, state.start.run)
     out.print(f"verdict: [bold]{verification.status}[/]")
     for file in written:
-        out.print(f"  {file}  {_size(file)}")
+        out.print(f"  {file}  {amount(file.stat().st_size)}")
 
 
 def _run(desk: Desk, study: str, run: str) -> RunState:
@@ -156,12 +157,3 @@ def _pins(paths: list[Path]) -> list[bytes]:
 def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise StudyError(f"{path} exists already; give another name")
-
-
-def _size(path: Path) -> str:
-    count: float = path.stat().st_size
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

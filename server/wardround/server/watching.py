@@ -15,6 +15,7 @@ from wardround.privacy.events import (
     Update,
     from_leaf,
 )
+from wardround.privacy.presentation.document import amount
 from wardround.server.desk import Desk
 
 _COLUMNS = (("round", 5), ("sites in sum", 26), ("model before", 14), ("epsilon", 8), ("sent", 8))
@@ -81,7 +82,7 @@ class Watch:
             ", ".join(event.joined),
             self._metric,
             f"{self._epsilon:.2f}",
-            _size(event.bytes_up / max(1, len(event.joined))),
+            amount(event.bytes_up // max(1, len(event.joined))),
         )
         row = [f"{cell:<{width}}" for cell, (_, width) in zip(cells, _COLUMNS, strict=True)]
         return Text("  ".join([*row, f"{(ts_ms - self._began) / 1000:.0f} s"]))
@@ -89,11 +90,3 @@ class Watch:
 
 def _clock(ts_ms: int) -> str:
     return datetime.fromtimestamp(ts_ms / 1000, UTC).strftime("%H:%M:%S")
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
