@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -202,7 +203,7 @@ def noise_seconds(subject: Subject) -> tuple[float, int]:
 
 
 def peak_of(name: str, way: str, device: str) -> int:
-    """Peak bytes over the state before the second step; run in a fresh process."""
+    """Peak bytes of a step, its trials included, over the state before it; in a fresh process."""
     subject = SUBJECTS[name]
     inputs, targets = example(subject, device)
     step = make_step(way, subject, device)
@@ -225,9 +226,14 @@ def _status(key: str) -> int:
 
 
 def memory(name: str, way: str, device: str) -> int:
-    """`peak_of` in a process of its own."""
+    """`peak_of` in a process of its own.
+
+    glibc keeps memory that was freed, and a process that has some needs none: the threshold makes
+    it give back whatever is larger, so that the peak counts what the step holds at once.
+    """
     command = [sys.executable, __file__, "--peak", way, "--device", device, name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    thrifty = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=thrifty)
     return int(done.stdout)
 
 

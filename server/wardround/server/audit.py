@@ -50,6 +50,9 @@ from wardround.server.models import CheckpointRow, CosignatureRow, LogEntry, Mer
 
 T = TypeVar("T")
 # On the tables, not the classes: the rows of a batch need no objects made of them.
+_LAST_ENTRY = (
+    select(LogEntry.idx, LogEntry.ts_ms, LogEntry.leaf_hash).order_by(LogEntry.idx.desc()).limit(1)
+)
 _ADD_ENTRIES = insert(cast("Table", LogEntry.__table__))
 _ADD_NODES = insert(cast("Table", MerkleNode.__table__))
 
@@ -312,8 +315,7 @@ class AuditLog:
 
     def _read_tail(self, connection: Connection) -> _Tail:
         """Take the remembered tail when nobody else appended since; read it otherwise."""
-        columns = LogEntry.idx, LogEntry.ts_ms, LogEntry.leaf_hash
-        last = connection.execute(select(*columns).order_by(LogEntry.idx.desc()).limit(1)).first()
+        last = connection.execute(_LAST_ENTRY).first()
         size, ts_ms, last_hash = (last.idx + 1, last.ts_ms, last.leaf_hash) if last else (0, 0, b"")
         tail = self._tail
         self._admission.begin()

@@ -25,8 +25,9 @@ from wardround.client.training.weight_gradients import Kernel
 
 # Beyond this many places the ghost norm's [T, T] matrices cost more than they save.
 GHOST_PLACES = 256
-# Per-sample gradients may be written out where they take at most this many times the memory of the
-# layer's input and output, or at most so many bytes for the whole batch.
+# Per-sample gradients, or what a kernel sees at each place, may be written out where they take at
+# most this many times the memory of the layer's input and output, or at most so many bytes for the
+# whole batch. A trial obeys this too: a step must not fail for memory in order to become faster.
 EXPLICIT_MEMORY = 4.0
 EXPLICIT_BYTES = 1 << 24
 
@@ -246,16 +247,22 @@ def _candidates(kernel: Kernel, signal: Tensor, error: Tensor, ghost: bool) -> l
     places = math.prod(error.shape[2:])
     deferrable = ghost and kernel.groups == 1 and places <= GHOST_PLACES
     size = math.prod(kernel.weight)
-    large = size > EXPLICIT_MEMORY * (signal[0].numel() + error[0].numel())
-    large = large and len(signal) * size * signal.element_size() > EXPLICIT_BYTES
-    if deferrable and (places == 1 or large):
+
+    def large(numbers: int) -> bool:
+        """Whether so many numbers for each sample are too many to write out."""
+        much = numbers > EXPLICIT_MEMORY * (signal[0].numel() + error[0].numel())
+        return much and len(signal) * numbers * signal.element_size() > EXPLICIT_BYTES
+
+    if deferrable and (places == 1 or large(size)):
         return ["ghost"]
     names = ["ghost"] if deferrable else []
     if kernel.pointwise:
         return [*names, "unfolded"]
     if kernel.groups > 1:
         return ["grouped", "one by one"]
-    return [*names, "unfolded", "grouped", "one by one"]
+    if not large(math.prod(kernel.weight[1:]) * places):
+        names.append("unfolded")
+    return [*names, "grouped", "one by one"]
 
 
 def _keep(way: str, kernel: Kernel, signal: Tensor, error: Tensor) -> None:
