@@ -119,7 +119,7 @@ def raw_stream(streams: list[Stream], size: int) -> None:
 
 def bare_site(spec: RunSpec, update: np.ndarray, streams: list[Stream]) -> np.ndarray:
     """What SecAgg+ does at a site and no more: check, quantise, self mask and pair masks."""
-    vector = np.empty(spec.encoded_length, dtype=ring_type(spec.ring_bits))
+    vector = segments.aligned(spec.encoded_length, ring_type(spec.ring_bits))
     signed = segments.signed_view(vector)
     quantizer = Quantizer(spec, 0.16, update, 10)
     for index, part in enumerate(segments.segments(len(vector), vector.itemsize)):
