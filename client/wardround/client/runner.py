@@ -135,9 +135,8 @@ class SiteRunner:
             heartbeat = HeartbeatSender(lambda: _beat(client))
             heartbeat.start()
             try:
-                message, context, run, fab = pull_task_input(client)
-                self._answer(client, message, context, run, fab)
-            except (httpx.HTTPError, ObjectPullError) as error:
+                self._answer(client, *_input(client))
+            except (httpx.HTTPError, ObjectPullError, _Dropped) as error:
                 logger.warning(
                     "the SuperNode was lost during a task (%s); the coordinator will ask again",
                     type(error).__name__,
@@ -213,6 +212,17 @@ class _Replies:
 
 def _size(answer: Answer) -> int:
     return len(answer[1]) + len(answer[2] or b"")
+
+
+class _Dropped(Exception):
+    """The SuperNode has made a task and then dropped its message: its run was stopped meanwhile."""
+
+
+def _input(client: RuntimeHttpClient) -> tuple[Message, Context, Run, Fab]:
+    try:
+        return pull_task_input(client)
+    except RuntimeError as error:  # Flower's word for a task without a message
+        raise _Dropped from error
 
 
 def _unforeseen(error: Exception) -> bytes:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import uvicorn
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.common.constant import SubStatus
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import (
@@ -259,3 +260,30 @@ def test_a_signal_ends_the_runner_after_the_task_at_hand(node: SuperNode) -> Non
     threading.Timer(0.3, signal.raise_signal, [signal.SIGTERM]).start()
     site.runner.run_forever()
     assert signal.getsignal(signal.SIGTERM) is previous
+
+
+@pytest.mark.parametrize("moment", ["while its parts are awaited", "before it was looked for"])
+def test_a_message_that_the_supernode_drops_keeps_the_runner_from_nothing(
+    node: SuperNode, moment: str
+) -> None:
+    """The run was stopped while the SuperNode still fetched its message, as after a restart."""
+    message = Message(content("task", b"lost", None), NODE, "query.wardround")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    digest = hashlib.sha256(BUNDLE).hexdigest()
+    run = Run.create_empty(RUN)
+    run.fab_hash = digest
+    node.state.set_run_series_context(run.series_id, Context(RUN, NODE, {}, RecordDict(), {}))
+    node.state.store_run(run)
+    node.state.store_fab(Fab(digest, BUNDLE, {}))
+    task = node.state.create_task(TaskType.CLIENT_APP, RUN, fab_hash=digest)
+    assert task is not None
+    if moment.startswith("while"):
+        node.state.object_store.preregister(RUN, get_object_tree(message))
+        node.state.store_message(message)
+    with Site(node) as site:
+        time.sleep(1)
+        node.state.delete_messages(message_ids=[message.metadata.message_id])
+        node.state.object_store.delete(message.metadata.message_id)
+        node.state.finish_task(task, SubStatus.FAILED, "pulling failed")
+        assert node.ask("task", b"plan") == ("TASK", b"plan1", None)
+    assert site.calls == ["task"]
