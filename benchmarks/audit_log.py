@@ -265,7 +265,7 @@ def lay_down(many: Million, folder: Path) -> tuple[Path, Path, str]:
         writer.add(MANIFEST, [canonical.dumps(manifest)])
         for name, source in ((ENTRIES, entries), (COLUMNS, lines)):
             with source.open("rb") as file:
-                writer.add(name, iter(lambda file=file: file.read(2**20), b""))  # type: ignore[misc]
+                writer.add(name, iter(lambda file=file: file.read(2**20), b""))  # type: ignore[misc]  # a default
         writer.add_lines(CHECKPOINTS, [canonical.dumps(cosigned)])
         writer.add(PROJECTIONS, [canonical.dumps(projection.to_json())])
     entries.unlink()

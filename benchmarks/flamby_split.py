@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from sklearn.model_selection import train_test_split  # type: ignore[import-not-found]
+from sklearn.model_selection import train_test_split  # type: ignore[import-not-found]  # its own venv
 
 
 def main() -> None:

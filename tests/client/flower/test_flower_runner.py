@@ -39,6 +39,13 @@ NODE = 4711
 RUN = 7
 
 
+def made(records: RecordDict, asking: str = "") -> Message:
+    """A message to the site, with its identifier as the SuperLink gives it."""
+    message = Message(records, NODE, "query.wardround", group_id=asking)
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return message
+
+
 class SuperNode:
     """Flower's SuperNode without its connection to a coordinator."""
 
@@ -61,9 +68,8 @@ class SuperNode:
         self._thread.join(10)
         self._socket.close()
 
-    def send(self, records: RecordDict, bundle: bytes = BUNDLE, asking: str = "") -> Message:
-        message = Message(records, NODE, "query.wardround", group_id=asking)
-        message.metadata.__dict__["_message_id"] = message.object_id
+    def know_run(self, bundle: bytes = BUNDLE) -> str:
+        """Keep a run of `bundle` as if it had been fetched; return the bundle's digest."""
         digest = hashlib.sha256(bundle).hexdigest()
         run = Run.create_empty(RUN)
         run.fab_hash = digest
@@ -71,6 +77,11 @@ class SuperNode:
         self.state.set_run_series_context(run.series_id, context)
         self.state.store_run(run)
         self.state.store_fab(Fab(digest, bundle, {}))
+        return digest
+
+    def send(self, records: RecordDict, bundle: bytes = BUNDLE, asking: str = "") -> Message:
+        message = made(records, asking)
+        digest = self.know_run(bundle)
         store = self.state.object_store
         store.preregister(RUN, get_object_tree(message))
         self.state.store_message(message)
@@ -267,15 +278,8 @@ def test_a_message_that_the_supernode_drops_keeps_the_runner_from_nothing(
     node: SuperNode, moment: str
 ) -> None:
     """The run was stopped while the SuperNode still fetched its message, as after a restart."""
-    message = Message(content("task", b"lost", None), NODE, "query.wardround")
-    message.metadata.__dict__["_message_id"] = message.object_id
-    digest = hashlib.sha256(BUNDLE).hexdigest()
-    run = Run.create_empty(RUN)
-    run.fab_hash = digest
-    node.state.set_run_series_context(run.series_id, Context(RUN, NODE, {}, RecordDict(), {}))
-    node.state.store_run(run)
-    node.state.store_fab(Fab(digest, BUNDLE, {}))
-    task = node.state.create_task(TaskType.CLIENT_APP, RUN, fab_hash=digest)
+    message = made(content("task", b"lost", None))
+    task = node.state.create_task(TaskType.CLIENT_APP, RUN, fab_hash=node.know_run())
     assert task is not None
     if moment.startswith("while"):
         node.state.object_store.preregister(RUN, get_object_tree(message))
