@@ -211,7 +211,7 @@ def scaling(
             mean = arrays["mean"]
     except (ValueError, KeyError, EOFError):
         raise DataError(
-            f"{escape(model.name)} is not the model of a tabular-moments study; write it with: "
+            f"{model.name} is not the model of a tabular-moments study; write it with: "
             "wardround-coordinator study model"
         ) from None
     sys.stdout.write(schema_lines(scaler(mean, shared), shared))
