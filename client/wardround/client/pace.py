@@ -15,6 +15,8 @@ PULL_PACE: Final = {
 """For a part of a message that is still on its way: by itself Flower waits 1 s, 2 s, 4 s, up to
 10 s, 500 times."""
 
+WHOLE: Final = {"max_tries_per_object": 1}
+
 MAX_RETRY_SECONDS: Final = 3
 """Longest pause before the coordinator is tried again, instead of Flower's 20 s."""
 
@@ -45,14 +47,15 @@ class Pace:
         time.sleep(min([seconds, *pauses]))
 
 
-def hurry_pulls() -> None:
-    """Shorten the waits for parts of messages, in this process."""
-    pull = inflatable_utils.pull_objects
-    pull.__kwdefaults__ = {**(pull.__kwdefaults__ or {}), **PULL_PACE}
+def expect_whole_messages() -> None:
+    """In the runner's process: the SuperNode gives out whole messages, so nothing is waited for."""
+    pull = inflatable_utils.pull_and_inflate_object_from_tree
+    pull.__kwdefaults__ = {**(pull.__kwdefaults__ or {}), **WHOLE}
 
 
 def hurry_supernode() -> None:
     """Shorten all waits of a SuperNode's loop, in this process."""
-    hurry_pulls()
+    pull = inflatable_utils.pull_objects
+    pull.__kwdefaults__ = {**(pull.__kwdefaults__ or {}), **PULL_PACE}
     vars(start_client_internal)["time"] = Pace()
     vars(http_retry)["MAX_RETRY_DELAY"] = MAX_RETRY_SECONDS

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
@@ -24,7 +24,11 @@ from typing import Final
 import httpx
 from flwr.app import Context, Message
 from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender
@@ -39,7 +43,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from wardround.client.messages import Handler, make_reply, read_request
-from wardround.client.pace import hurry_pulls
+from wardround.client.pace import expect_whole_messages
 from wardround.privacy.errors import MalformedData, WardroundError
 from wardround.privacy.exchange import ERROR, FAB_SHA256
 
@@ -90,7 +94,7 @@ class SiteRunner:
 
     def run_forever(self, *, signals: bool = True) -> None:
         """Serve until `stop`, or SIGINT or SIGTERM if `signals` (a second one interrupts)."""
-        hurry_pulls()
+        expect_whole_messages()
         with _stop_on_signals(self) if signals else _nothing():
             signed = SuperExecAuthHttpInterceptor(
                 master_secret=self._config.secret,
@@ -141,6 +145,8 @@ class SiteRunner:
                     "the SuperNode was lost during a task (%s); the coordinator will ask again",
                     type(error).__name__,
                 )
+                with suppress(httpx.HTTPError):  # one that lives waits for the end of its task
+                    client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED))
             finally:
                 if heartbeat.is_running:
                     heartbeat.stop()

@@ -1,9 +1,10 @@
 """The process of the SuperNode: `python -m wardround.client.supernode_process SOCKET`.
 
-Flower's own SuperNode loop, with four differences: it looks for messages every quarter of a second
-rather than every three while a study is going on; its Runtime API serves the site's runner and
-nothing else; it ends, with a code other than 0, as soon as its loop or any of its threads has
-failed, and when its parent dies; and it never starts an app itself. Settings come as JSON on
+Flower's own SuperNode loop, with five differences: it looks for messages every quarter of a second
+rather than every three while a study is going on; it takes messages whole and waits for no reply
+that cannot come (`intake`); its Runtime API serves the site's runner and nothing else; it ends,
+with a code other than 0, as soon as its loop or any of its threads has failed, and when its parent
+dies; and it never starts an app itself. Settings come as JSON on
 standard input, the Runtime API's listening socket as an open file.
 """
 
@@ -19,14 +20,12 @@ from typing import Final
 import uvicorn
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supernode import start_client_internal as supernode
 from flwr.supernode.main import create_app
-from flwr.supernode.nodestate import NodeStateFactory
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from wardround.client import pace
+from wardround.client import intake, pace
 
 LOOP_ENDED: Final = 70
 THREAD_FAILED: Final = 71
@@ -98,7 +97,7 @@ def main(arguments: list[str]) -> None:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError("the SuperNode's key is not an EC key")
     secret = bytes.fromhex(settings["secret"])
-    state_factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
+    state_factory = intake.install()
     app = OnlyRunner(create_app(state_factory=state_factory, superexec_auth_secret=secret))
     server = uvicorn.Server(
         uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, ws="none")

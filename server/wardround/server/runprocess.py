@@ -18,10 +18,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wardround.privacy import quiet
 from wardround.server import guard
+
+if TYPE_CHECKING:
+    from flwr.supercore.runtime import RuntimeHttpClient
 
 PARENT_CHECK_SECONDS: Final = 0.5
 HOME_VARIABLE: Final = "WARDROUND_COORDINATOR_HOME"
@@ -54,7 +57,7 @@ def _serve(address: str, token: str, serverapp: str) -> int:
     from flwr.common.serde import context_from_proto, run_from_proto
     from flwr.proto.runtime_pb2 import PullTaskInputRequest, PushTaskOutputRequest
     from flwr.serverapp import ServerApp
-    from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+    from flwr.supercore.heartbeat import HeartbeatSender
     from flwr.supercore.task_identity import TaskIdentity
 
     from wardround.privacy.errors import WardroundError
@@ -65,7 +68,8 @@ def _serve(address: str, token: str, serverapp: str) -> int:
     logging.getLogger("flwr").handlers.clear()  # it would say everything twice
     grid = StreamingGrid(address, token)
     client = grid._runtime_client
-    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    heart = _heart_client(address, token)
+    heartbeat = HeartbeatSender(lambda: _beat(heart))
     heartbeat.start()
     answer = client.PullTaskInput(PullTaskInputRequest())
     TaskIdentity.task_id = answer.task_id
@@ -90,14 +94,49 @@ def _serve(address: str, token: str, serverapp: str) -> int:
     except WardroundError as error:
         logger.error("%s", error)
     finally:
+        if heartbeat.is_running:
+            heartbeat.stop()  # first: the token ends with the task
         grid._retry_invoker.max_tries = 1
         try:
             client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=""))
         except httpx.HTTPError:
             logger.warning("Flower was not told of the run's end")
-        heartbeat.stop()
+        heart.close()
         grid.close()
     return code
+
+
+def _heart_client(address: str, token: str) -> "RuntimeHttpClient":
+    from flwr.supercore.interceptors import (
+        RuntimeTokenHttpInterceptor,
+        RuntimeVersionHttpInterceptor,
+    )
+    from flwr.supercore.runtime import RuntimeHttpClient
+
+    return RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,  # loopback
+        root_certificates=None,
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"),
+            RuntimeTokenHttpInterceptor(token=token),
+        ],
+    )
+
+
+def _beat(client: "RuntimeHttpClient") -> bool:
+    """Tell Flower that the task is alive.
+
+    Flower's own version interrupts this process as soon as a beat is refused, which one on its way
+    while the task ends always is. The grid's calls find out soon enough.
+    """
+    import httpx
+    from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
+
+    try:
+        return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+    except httpx.HTTPError:
+        return False
 
 
 def _end_with(parent: int) -> None:

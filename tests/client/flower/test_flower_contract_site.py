@@ -9,14 +9,17 @@ import re
 import pytest
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.supercore.retry import http_retry
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import main, start_client_internal
 from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.nodestate import NodeStateFactory
 from flwr.supernode.runtime import run_clientapp
 
-from wardround.client.pace import PULL_PACE
+from wardround.client.intake import WholeMessages
+from wardround.client.pace import PULL_PACE, WHOLE
 from wardround.client.supernode_process import RUNTIME_ROUTES
 
 
@@ -46,6 +49,28 @@ def test_the_loop_takes_what_it_is_given() -> None:
     ]
 
 
+def test_the_loop_looks_up_its_two_halves_by_name() -> None:
+    source = inspect.getsource(start_client_internal.start_client_internal)
+    assert source.count("_pull_and_store_message(") == source.count("_push_messages(") == 1
+    assert not re.search(r"_(pull_and_store_message|push_messages)\(\s*[^\s)=]+[,)]", source)
+    message_and_stores = ["msg", "state", "store"]
+    assert list(inspect.signature(start_client_internal._insert_message).parameters) == (
+        message_and_stores
+    )
+
+
+def test_a_stopped_run_leaves_the_loop_by_an_exception_that_its_handlers_do_not_catch() -> None:
+    # The reason why what was half fetched is forgotten here.
+    assert not issubclass(RunNotRunningException, Exception)
+
+
+def test_the_state_is_kept_by_its_factory() -> None:
+    objects = ObjectStoreFactory()
+    factory = NodeStateFactory(objectstore_factory=objects)
+    state = factory.state_instance = WholeMessages(objects.store())
+    assert factory.state() is state
+
+
 def test_the_loop_comes_back_after_an_error_of_its_connection() -> None:
     # The reason why the process ends itself after the loop.
     assert "log(ERROR, exc)" in inspect.getsource(http_request_response)
@@ -58,6 +83,12 @@ def test_retries_read_their_longest_pause_from_a_module_variable() -> None:
 @pytest.mark.parametrize("name", sorted(PULL_PACE))
 def test_waits_for_parts_are_keyword_defaults(name: str) -> None:
     assert name in (inflatable_utils.pull_objects.__kwdefaults__ or {})
+
+
+def test_the_runners_waits_for_parts_are_keyword_defaults_of_another_function() -> None:
+    pull = inflatable_utils.pull_and_inflate_object_from_tree
+    assert set(WHOLE) <= set(pull.__kwdefaults__ or {})
+    assert "pull_and_inflate_object_from_tree(" in inspect.getsource(run_clientapp.pull_task_input)
 
 
 def test_the_runtime_api_has_the_routes_that_the_runner_uses() -> None:

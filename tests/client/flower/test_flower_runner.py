@@ -11,7 +11,6 @@ import httpx
 import pytest
 import uvicorn
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.common.constant import SubStatus
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import (
@@ -26,6 +25,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
+from wardround.client.intake import WholeMessages
 from wardround.client.messages import make_reply, read_request
 from wardround.client.runner import RunnerConfig, SiteRunner
 from wardround.client.supernode import new_secret
@@ -51,8 +51,9 @@ class SuperNode:
 
     def __init__(self) -> None:
         self.secret = new_secret()
-        factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
-        self.state = factory.state()
+        objects = ObjectStoreFactory()
+        factory = NodeStateFactory(objectstore_factory=objects)
+        self.state = factory.state_instance = WholeMessages(objects.store())
         self.state.set_node_id(NODE)
         app = OnlyRunner(create_app(state_factory=factory, superexec_auth_secret=self.secret))
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
@@ -273,21 +274,20 @@ def test_a_signal_ends_the_runner_after_the_task_at_hand(node: SuperNode) -> Non
     assert signal.getsignal(signal.SIGTERM) is previous
 
 
-@pytest.mark.parametrize("moment", ["while its parts are awaited", "before it was looked for"])
-def test_a_message_that_the_supernode_drops_keeps_the_runner_from_nothing(
-    node: SuperNode, moment: str
+@pytest.mark.parametrize("lost", ["the message", "its parts"])
+def test_a_task_that_cannot_be_read_is_ended_and_keeps_the_runner_from_nothing(
+    node: SuperNode, lost: str
 ) -> None:
-    """The run was stopped while the SuperNode still fetched its message, as after a restart."""
     message = made(content("task", b"lost", None))
-    task = node.state.create_task(TaskType.CLIENT_APP, RUN, fab_hash=node.know_run())
-    assert task is not None
-    if moment.startswith("while"):
+    if lost == "its parts":
         node.state.object_store.preregister(RUN, get_object_tree(message))
         node.state.store_message(message)
+    assert node.state.create_task(TaskType.CLIENT_APP, RUN, fab_hash=node.know_run())
     with Site(node) as site:
-        time.sleep(1)
-        node.state.delete_messages(message_ids=[message.metadata.message_id])
-        node.state.object_store.delete(message.metadata.message_id)
-        node.state.finish_task(task, SubStatus.FAILED, "pulling failed")
+        end = time.monotonic() + 20
+        while node.state.at_work():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        node.state.forget()
         assert node.ask("task", b"plan") == ("TASK", b"plan1", None)
     assert site.calls == ["task"]

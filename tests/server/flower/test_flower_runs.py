@@ -2,12 +2,14 @@
 
 import os
 import queue
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from wardround.server.runprocess import _beat, _heart_client
 from wardround.server.superlink import CoordinatorLink, LinkConfig
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -75,6 +77,19 @@ def test_a_run_that_fails_again_and_again_is_given_up_with_a_reason(
     assert failure is not None
     assert "exit code 1" in failure
     assert len(lives(home, "fails")) == 2
+
+
+def test_a_beat_that_is_refused_interrupts_nobody(
+    link: CoordinatorLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a beat is on its way when its task has just ended."""
+    sent: list[int] = []
+    monkeypatch.setattr(signal, "raise_signal", sent.append)
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+    for address in (link.loopback_address, "127.0.0.1:1"):
+        with _heart_client(address, "0" * 64) as client:
+            assert _beat(client) is False
+    assert sent == []
 
 
 def test_a_dropped_run_is_ended_and_not_reported_as_an_end(
