@@ -100,6 +100,7 @@ def appends(url: str, engine: Engine, rows: list[dict[str, object]], database: s
     row = {
         "ts_ms": 1, "kind": "access", "run_id": "run-1", "round": 0, "site_id": "",
         "actor": "", "leaf": leaf, "leaf_hash": leaf_hash(leaf),
+        "subtrees": bytes(32),
     }  # fmt: skip
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE bare AS SELECT * FROM log_entry WHERE 1 = 0")
@@ -238,14 +239,12 @@ def lay_down(many: Million, folder: Path) -> tuple[Path, Path, str]:
         for index, data in enumerate(many.leaves()):
             leaf, digest = from_leaf(data), leaf_hash(data)
             connection.execute(
-                "INSERT INTO log_entry VALUES (?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO log_entry VALUES (?,?,?,?,?,?,?,?,?,?)",
                 (
                     index, leaf.ts_ms, leaf.kind, leaf.run, leaf.round, leaf.site, leaf.actor,
-                    data, digest,
+                    data, digest, b"".join(tree.append(digest)),
                 ),
             )  # fmt: skip
-            for node in tree.append(digest):
-                connection.execute("INSERT INTO merkle_node VALUES (?,?,?)", node)
             projection.add(index, leaf)
             one.write(data + b"\n")
             two.write(columns(index, leaf) + b"\n")

@@ -68,7 +68,9 @@ def test_every_kind_comes_back_as_it_went(kind: str) -> None:
         example(KINDS[kind]),
         **({"site": "site-a"} if "site" in {f.name for f in fields(KINDS[kind])} else {}),
     )
-    leaf = from_leaf(leaf_of(event))
+    data = leaf_of(event)
+    assert data == canonical.dumps(json.loads(data))
+    leaf = from_leaf(data)
     assert leaf.event == event
     assert (leaf.kind, leaf.ts_ms, leaf.actor) == (kind, 1000, "actor-1")
     assert (leaf.envelope is not None) == KINDS[kind].signed

@@ -11,6 +11,7 @@ milliseconds since 1970 UTC, digests are SHA-256 in hex. An empty text means "do
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, ClassVar
 
 from wardround.privacy import canonical
@@ -35,6 +36,7 @@ from wardround.privacy.records import (
     Site,
     Small,
     read_exact,
+    write,
 )
 from wardround.privacy.statements import Envelope, Statement
 
@@ -680,9 +682,13 @@ class _Head(Record):
     v: Annotated[int, Range(VERSION, VERSION)]
 
 
+@lru_cache(maxsize=64)  # what is appended together has one time, one actor and few kinds
+def _head(actor: str, kind: str, ts_ms: int) -> dict[str, Json]:
+    return _Head(actor, kind, ts_ms, VERSION).to_json()
+
+
 def _dump(said: dict[str, Json], kind: str, ts_ms: int, actor: str) -> bytes:
-    head = _Head(actor, kind, ts_ms, VERSION)
-    data = canonical.dumps({**head.to_json(), **said})
+    data = write(_head(actor, kind, ts_ms) | said)
     if len(data) > MAX_LEAF:
         raise MalformedData(f"a leaf of {len(data)} bytes; at most {MAX_LEAF} are accepted")
     return data

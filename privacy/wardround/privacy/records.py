@@ -103,6 +103,14 @@ class Record:
 _ENCODER = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 
 
+def write(value: Json) -> bytes:
+    """`canonical.dumps` for what records gave: quicker, as their rules have checked it already.
+
+    The same bytes: a record holds neither a fraction nor an integer beyond 63 bits.
+    """
+    return _ENCODER.encode(value).encode("ascii")
+
+
 def read_exact(data: bytes) -> Any:
     """Return the JSON value of `data`, which must be written as `canonical.dumps` writes it.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from wardround.privacy.errors import ProofInvalid
 
 EMPTY_ROOT = hashlib.sha256().digest()
+HASH_BYTES = 32
 MAX_PROOF = 64
 
 Node = tuple[int, int]  # (level, index) of a perfect subtree
@@ -49,17 +50,16 @@ class CompactRange:
     size: int = 0
     hashes: list[bytes] = field(default_factory=list)
 
-    def append(self, leaf: bytes) -> list[tuple[int, int, bytes]]:
-        """Add one leaf hash; return the perfect subtrees above it that are now full.
+    def append(self, leaf: bytes) -> list[bytes]:
+        """Add one leaf hash; return the hashes of the perfect subtrees that are full with it.
 
-        Each is (level, index, hash), level 1 first.
+        Level 1 first; `completed_by` says which leaf that is for a given subtree.
         """
-        full, level, value = [], 0, leaf
-        index = self.size
+        full, value, index = [], leaf, self.size
         while index & 1:
             value = node_hash(self.hashes.pop(), value)
-            level, index = level + 1, index >> 1
-            full.append((level, index, value))
+            index >>= 1
+            full.append(value)
         self.hashes.append(value)
         self.size += 1
         return full
@@ -76,6 +76,11 @@ class CompactRange:
     def copy(self) -> "CompactRange":
         """Return an independent copy."""
         return CompactRange(self.size, list(self.hashes))
+
+
+def completed_by(level: int, index: int) -> int:
+    """Return the leaf with which the perfect subtree is full: its last one."""
+    return ((index + 1) << level) - 1
 
 
 def peaks(size: int) -> list[Node]:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 
 from wardround.privacy.events import KINDS, Enrol, Leaf, Revoke, Rotate, from_leaf
 from wardround.privacy.keyring import ChainBroken, Keyring
 from wardround.privacy.statements import Envelope
 from wardround.server.errors import StatementRefused
-from wardround.server.models import LogEntry
+from wardround.server.models import OF_SITES, LogEntry
 
 _SIGNED = [kind for kind, event in KINDS.items() if event.signed]
 _KEYS = [Enrol.kind, Rotate.kind, Revoke.kind]
@@ -85,7 +85,7 @@ def _statements(connection: Connection, site: str) -> Iterator[tuple[int, Envelo
     """Give the logged statements of a site, newest first."""
     query = (
         select(LogEntry.idx, LogEntry.leaf)
-        .where(LogEntry.site_id == site, LogEntry.kind.in_(_SIGNED))
+        .where(LogEntry.site_id == site, text(OF_SITES), LogEntry.kind.in_(_SIGNED))
         .order_by(LogEntry.idx.desc())
     )
     for row in connection.execute(query):

@@ -18,7 +18,6 @@ from wardround.server.models import APPEND_ONLY
 # What makes a new row acceptable, as a condition under which it is *not*.
 _REFUSE_INSERT = {
     "log_entry": "NEW.idx <> (SELECT COALESCE(MAX(idx) + 1, 0) FROM log_entry)",
-    "merkle_node": ("EXISTS (SELECT 1 FROM merkle_node WHERE level = NEW.level AND idx = NEW.idx)"),
     "checkpoint": (
         "NEW.size <= (SELECT COALESCE(MAX(size), -1) FROM checkpoint) "
         "OR NEW.size > (SELECT COALESCE(MAX(idx) + 1, 0) FROM log_entry)"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
-from sqlalchemy import Connection, Engine, Table, func, insert, select, text
+from sqlalchemy import Connection, Engine, Table, func, insert, select
 
 from wardround.privacy.errors import MalformedData, SignatureInvalid
 from wardround.privacy.events import (
@@ -35,8 +35,10 @@ from wardround.privacy.notes import (
 )
 from wardround.privacy.statements import Envelope
 from wardround.privacy.transparency import (
+    HASH_BYTES,
     CompactRange,
     NodeHash,
+    completed_by,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
@@ -46,15 +48,10 @@ from wardround.privacy.transparency import (
 from wardround.server.admission import Admission
 from wardround.server.database import READ_ONLY, serialise
 from wardround.server.errors import CosignatureRefused, LogDamaged, StatementRefused
-from wardround.server.models import CheckpointRow, CosignatureRow, LogEntry, MerkleNode
+from wardround.server.models import CheckpointRow, CosignatureRow, LogEntry
 
 T = TypeVar("T")
-# On the tables, not the classes: the rows of a batch need no objects made of them.
-_LAST_ENTRY = (
-    select(LogEntry.idx, LogEntry.ts_ms, LogEntry.leaf_hash).order_by(LogEntry.idx.desc()).limit(1)
-)
-_ADD_ENTRIES = insert(cast("Table", LogEntry.__table__))
-_ADD_NODES = insert(cast("Table", MerkleNode.__table__))
+_LAST_ENTRY = "SELECT idx, ts_ms, leaf_hash FROM log_entry ORDER BY idx DESC LIMIT 1"
 
 
 def _now_ms() -> int:
@@ -83,10 +80,14 @@ class AuditLog:
     clock: Callable[[], int] = _now_ms
     _tail: _Tail | None = field(default=None, init=False, repr=False)
     _admission: Admission = field(init=False, repr=False)
+    _add_entries: str = field(init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._admission = Admission(self.log)
+        # As text: what reads and writes in every append does without the building of statements.
+        add = insert(cast("Table", LogEntry.__table__))
+        self._add_entries = str(add.compile(dialect=self.engine.dialect))
 
     @property
     def log(self) -> str:
@@ -295,7 +296,6 @@ class AuditLog:
         tree, last_hash, ts_ms = tail.tree.copy(), tail.last_hash, tail.ts_ms
         indices: list[int] = []
         rows: list[dict[str, object]] = []
-        nodes: list[dict[str, object]] = []
         for data, leaf in leaves:
             known = self._admission.admit(connection, leaf, tree.size)
             if known is not None:
@@ -303,20 +303,16 @@ class AuditLog:
                 continue
             indices.append(tree.size)
             last_hash, ts_ms = leaf_hash(data), leaf.ts_ms
-            rows.append(_row(tree.size, leaf, data, last_hash))
-            full = tree.append(last_hash)
-            nodes += [{"level": level, "idx": idx, "hash": value} for level, idx, value in full]
+            rows.append(_row(tree, leaf, data, last_hash))
         if rows:
-            connection.execute(_ADD_ENTRIES, rows)
-        if nodes:
-            connection.execute(_ADD_NODES, nodes)
+            connection.exec_driver_sql(self._add_entries, rows)
         self._tail = _Tail(tree, ts_ms, last_hash)
         return tuple(indices)
 
     def _read_tail(self, connection: Connection) -> _Tail:
         """Take the remembered tail when nobody else appended since; read it otherwise."""
-        last = connection.execute(_LAST_ENTRY).first()
-        size, ts_ms, last_hash = (last.idx + 1, last.ts_ms, last.leaf_hash) if last else (0, 0, b"")
+        last = connection.exec_driver_sql(_LAST_ENTRY).first()
+        size, ts_ms, last_hash = (last[0] + 1, last[1], last[2]) if last else (0, 0, b"")
         tail = self._tail
         self._admission.begin()
         if tail is None or (tail.tree.size, tail.last_hash) != (size, last_hash):
@@ -349,20 +345,16 @@ class AuditLog:
 def _load_nodes(
     connection: Connection, nodes: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], bytes]:
+    places = {node: node[1] if node[0] == 0 else completed_by(*node) for node in nodes}
+    query = select(LogEntry.idx, LogEntry.leaf_hash, LogEntry.subtrees)
+    rows = connection.execute(query.where(LogEntry.idx.in_(set(places.values()))))
+    # An entry's own hash and those of what it completes are one row of levels, from 0 on.
+    levels = {row.idx: row.leaf_hash + row.subtrees for row in rows}
     found: dict[tuple[int, int], bytes] = {}
-    leaves = [index for level, index in nodes if level == 0]
-    inner = [node for node in nodes if node[0] > 0]
-    if leaves:
-        hashes = select(LogEntry.idx, LogEntry.leaf_hash).where(LogEntry.idx.in_(leaves))
-        found |= {(0, row.idx): row.leaf_hash for row in connection.execute(hashes)}
-    if inner:
-        # One OR of primary keys: SQLite would scan the table for `(level, idx) IN (...)`.
-        terms = " OR ".join(f"(level = :l{n} AND idx = :i{n})" for n in range(len(inner)))
-        query = text(f"SELECT level, idx, hash FROM merkle_node WHERE {terms}")  # noqa: S608  # terms hold no values
-        places = {f"l{n}": node[0] for n, node in enumerate(inner)}
-        places |= {f"i{n}": node[1] for n, node in enumerate(inner)}
-        for row in connection.execute(query, places):
-            found[row.level, row.idx] = bytes(row.hash)
+    for node, entry in places.items():
+        value = levels.get(entry, b"")[HASH_BYTES * node[0] :][:HASH_BYTES]
+        if len(value) == HASH_BYTES:
+            found[node] = value
     missing = set(nodes) - found.keys()
     if missing:
         raise LogDamaged(f"the tree lacks the node {min(missing)}; restore the database")
@@ -376,9 +368,10 @@ def _leaf(event: Event | Envelope, now: int, actor: str) -> tuple[bytes, Leaf]:
     return to_leaf(event, now, actor), Leaf(now, actor, event)
 
 
-def _row(index: int, leaf: Leaf, data: bytes, digest: bytes) -> dict[str, object]:
+def _row(tree: CompactRange, leaf: Leaf, data: bytes, digest: bytes) -> dict[str, object]:
+    """The row of the next entry, which `tree` takes in."""
     return {
-        "idx": index,
+        "idx": tree.size,
         "ts_ms": leaf.ts_ms,
         "kind": leaf.kind,
         "run_id": leaf.run,
@@ -387,4 +380,5 @@ def _row(index: int, leaf: Leaf, data: bytes, digest: bytes) -> dict[str, object
         "actor": leaf.actor,
         "leaf": data,
         "leaf_hash": digest,
+        "subtrees": b"".join(tree.append(digest)),
     }

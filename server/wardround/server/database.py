@@ -11,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 
 from wardround.privacy.records import one_line
@@ -63,7 +63,8 @@ def make_engine(url: str | URL) -> Engine:
     """Return an engine whose commits are durable; nothing is read or changed yet."""
     url = make_url(url)
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": 120})
+        # Named, as PostgreSQL's driver takes them: one form of rows for both.
+        engine = create_engine(url, connect_args={"timeout": 120}, paramstyle="named")
         event.listen(engine, "connect", _sqlite_pragmas)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
@@ -94,7 +95,7 @@ def serialise(connection: Connection) -> None:
     SQLite has begun with BEGIN IMMEDIATE, which is that already.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
 
 def grant_roles(connection: Connection, app: str, auditor: str) -> None:

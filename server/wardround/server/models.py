@@ -1,11 +1,11 @@
 """The tables of the audit log: insert-only facts, and the one table that may be erased.
 
 Leaves are the truth. The other columns of `log_entry` repeat what the leaf says, so that a
-database can search by them; the verifier checks each against its leaf. `merkle_node` holds
+database can search by them; the verifier checks each against its leaf. Of the tree it keeps
 perfect subtrees only, which never change; there is no mutable head.
 """
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _Big = BigInteger().with_variant(Integer, "sqlite")
@@ -13,6 +13,10 @@ _Big = BigInteger().with_variant(Integer, "sqlite")
 
 class Base(DeclarativeBase):
     """Root of every table of the coordinator's database."""
+
+
+OF_SITES = "site_id <> ''"
+"""The entries that the index by site holds; a query has to say so itself, in these words."""
 
 
 class LogEntry(Base):
@@ -29,23 +33,20 @@ class LogEntry(Base):
     actor: Mapped[str] = mapped_column(String(128))
     leaf: Mapped[bytes] = mapped_column(LargeBinary)
     leaf_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+    subtrees: Mapped[bytes] = mapped_column(LargeBinary)
+    """Hashes of the perfect subtrees that are full with this entry, 32 bytes each, level 1 (two
+    leaves) first. Here, and not in a table of nodes, an append writes to one place alone."""
 
     __table_args__ = (
-        Index("log_entry_by_site", "site_id", "idx"),
+        Index(
+            "log_entry_by_site",
+            "site_id",
+            "idx",
+            sqlite_where=text(OF_SITES),
+            postgresql_where=text(OF_SITES),
+        ),
         Index("log_entry_by_run", "run_id", "idx"),
     )
-
-
-class MerkleNode(Base):
-    """The hash of a perfect subtree; `level` 1 covers two leaves."""
-
-    __tablename__ = "merkle_node"
-
-    level: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    idx: Mapped[int] = mapped_column(_Big, primary_key=True, autoincrement=False)
-    hash: Mapped[bytes] = mapped_column(LargeBinary(32))
-
-    __table_args__ = ({"sqlite_with_rowid": False},)
 
 
 class CheckpointRow(Base):
@@ -81,4 +82,4 @@ class Actor(Base):
     created_ms: Mapped[int] = mapped_column(_Big)
 
 
-APPEND_ONLY = ("log_entry", "merkle_node", "checkpoint", "cosignature")
+APPEND_ONLY = ("log_entry", "checkpoint", "cosignature")

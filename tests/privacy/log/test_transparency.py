@@ -14,6 +14,7 @@ from wardround.privacy.errors import ProofInvalid
 from wardround.privacy.transparency import (
     EMPTY_ROOT,
     CompactRange,
+    completed_by,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
@@ -181,10 +182,16 @@ def test_peaks_cover_any_size_without_gap(size: int) -> None:
 def test_full_subtrees_are_reported_once_each(leaves: list[bytes]) -> None:
     tree = CompactRange()
     full: dict[tuple[int, int], bytes] = {}
-    for leaf in leaves:
-        for level, index, value in tree.append(leaf_hash(leaf)):
+    for place, leaf in enumerate(leaves):
+        for level, value in enumerate(tree.append(leaf_hash(leaf)), 1):
+            index = place >> level
+            assert completed_by(level, index) == place
             assert (level, index) not in full
             full[level, index] = value
+    assert all(
+        value == mth(tuple(leaves[index << level : (index + 1) << level]))
+        for (level, index), value in full.items()
+    )
     assert len(full) == sum(len(leaves) >> level for level in range(1, 8))
     assert tree.root() == mth(tuple(leaves))
 

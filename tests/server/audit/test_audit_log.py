@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from alembic import command
 from audit_study import ORIGIN, Clock
-from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy import URL, Connection, Engine, inspect, text, update
 from sqlalchemy.exc import DatabaseError as DriverError
 
 from wardround.privacy.errors import ProofInvalid
-from wardround.privacy.events import Access, Enrol, Event, Revoke, from_leaf
+from wardround.privacy.events import Access, Enrol, Event, Revoke, from_leaf, to_leaf
 from wardround.privacy.identity import FileSigner
 from wardround.privacy.notes import Checkpoint, Note, cosign, witness_name
 from wardround.privacy.statements import FIRST, Body, Envelope, Statement, sign
@@ -19,7 +20,7 @@ from wardround.privacy.transparency import (
     verify_consistency,
     verify_inclusion,
 )
-from wardround.server import append_only
+from wardround.server import append_only, database
 from wardround.server.audit import AuditLog
 from wardround.server.database import (
     grant_roles,
@@ -34,7 +35,7 @@ from wardround.server.errors import (
     LogDamaged,
     StatementRefused,
 )
-from wardround.server.models import MerkleNode
+from wardround.server.models import LogEntry
 
 ACCESS = Access("http", "GET", "/runs", "allowed", 200, "auditor", "")
 
@@ -192,20 +193,19 @@ CHANGES = [
     "UPDATE log_entry SET actor = 'x'",
     "DELETE FROM log_entry WHERE idx = 1",
     "DELETE FROM log_entry",
-    "UPDATE merkle_node SET hash = leaf FROM log_entry",
-    "DELETE FROM merkle_node",
+    "UPDATE log_entry SET subtrees = leaf_hash WHERE idx = 1",
     "UPDATE checkpoint SET note = ''",
     "DELETE FROM checkpoint",
     "UPDATE cosignature SET line = ''",
     "DELETE FROM cosignature",
     "INSERT INTO log_entry SELECT idx + 1, ts_ms, kind, run_id, round, site_id, actor, leaf, "
-    "leaf_hash FROM log_entry",
+    "leaf_hash, subtrees FROM log_entry",
     "INSERT INTO log_entry SELECT idx + 9, ts_ms, kind, run_id, round, site_id, actor, leaf, "
-    "leaf_hash FROM log_entry WHERE idx = 1",
+    "leaf_hash, subtrees FROM log_entry WHERE idx = 1",
     "INSERT INTO log_entry SELECT * FROM log_entry WHERE true "
     "ON CONFLICT (idx) DO UPDATE SET actor = 'x'",
-    "INSERT INTO merkle_node SELECT * FROM merkle_node WHERE true "
-    "ON CONFLICT (level, idx) DO UPDATE SET hash = excluded.hash",
+    "INSERT INTO log_entry SELECT * FROM log_entry WHERE true "
+    "ON CONFLICT (idx) DO UPDATE SET subtrees = excluded.leaf_hash",
     "INSERT INTO checkpoint SELECT 1, root, note FROM checkpoint",
     "INSERT INTO checkpoint SELECT size + 5, root, note FROM checkpoint",
     "INSERT INTO cosignature SELECT * FROM cosignature WHERE true "
@@ -213,16 +213,14 @@ CHANGES = [
 ]
 SQLITE = [
     "INSERT OR REPLACE INTO log_entry SELECT * FROM log_entry",
-    "REPLACE INTO log_entry SELECT idx, ts_ms, kind, run_id, round, site_id, 'x', leaf, leaf_hash "
-    "FROM log_entry",
-    "INSERT OR REPLACE INTO merkle_node SELECT * FROM merkle_node",
+    "REPLACE INTO log_entry SELECT idx, ts_ms, kind, run_id, round, site_id, 'x', leaf, leaf_hash, "
+    "subtrees FROM log_entry",
     "INSERT OR REPLACE INTO checkpoint SELECT * FROM checkpoint",
     "INSERT OR REPLACE INTO cosignature SELECT * FROM cosignature",
     "UPDATE OR REPLACE log_entry SET idx = 0 WHERE idx = 1",
 ]
 POSTGRES = [
     "TRUNCATE log_entry",
-    "TRUNCATE merkle_node",
     "TRUNCATE checkpoint CASCADE",
     "TRUNCATE cosignature",
     "SET session_replication_role = replica; DELETE FROM cosignature",
@@ -308,19 +306,19 @@ def test_a_migration_that_copies_a_table_drops_triggers_and_they_come_back(
         if log.engine.dialect.name == "sqlite":
             operations = Operations(MigrationContext.configure(connection))
             # Even this would be refused row by row while the triggers stand on the old table.
-            with operations.batch_alter_table("merkle_node", recreate="always") as batch:
-                batch.alter_column("hash", nullable=False)
+            with operations.batch_alter_table("cosignature", recreate="always") as batch:
+                batch.alter_column("line", nullable=False)
         else:
-            connection.exec_driver_sql("CREATE TABLE copy AS SELECT * FROM merkle_node")
-            connection.exec_driver_sql("DROP TABLE merkle_node")
-            connection.exec_driver_sql("ALTER TABLE copy RENAME TO merkle_node")
-    with log.engine.connect() as connection, pytest.raises(GuardMissing, match="merkle_node"):
+            connection.exec_driver_sql("CREATE TABLE copy AS SELECT * FROM cosignature")
+            connection.exec_driver_sql("DROP TABLE cosignature")
+            connection.exec_driver_sql("ALTER TABLE copy RENAME TO cosignature")
+    with log.engine.connect() as connection, pytest.raises(GuardMissing, match="cosignature"):
         append_only.check(connection)
     upgrade(log.engine)
     with log.engine.connect() as connection:
         append_only.check(connection)
     with pytest.raises(DriverError, match="append-only"), log.engine.begin() as connection:
-        connection.exec_driver_sql("DELETE FROM merkle_node")
+        connection.exec_driver_sql("DELETE FROM cosignature")
 
 
 def test_a_stored_tree_that_contradicts_the_last_checkpoint_is_not_signed(
@@ -329,13 +327,47 @@ def test_a_stored_tree_that_contradicts_the_last_checkpoint_is_not_signed(
     fill(log)
     with log.engine.begin() as connection:
         sqlite = log.engine.dialect.name == "sqlite"
-        for name in ["merkle_node_no_update"] if sqlite else ["merkle_node_no_change"]:
-            on = "" if sqlite else " ON merkle_node"
-            connection.exec_driver_sql(f"DROP TRIGGER {name}{on}")
-        connection.execute(MerkleNode.__table__.update().values(hash=b"\0" * 32))  # type: ignore[attr-defined]  # a Table
+        connection.exec_driver_sql(
+            "DROP TRIGGER log_entry_no_update"
+            if sqlite
+            else "DROP TRIGGER log_entry_no_change ON log_entry"
+        )
+        connection.execute(update(LogEntry).where(LogEntry.idx == 3).values(subtrees=b"\0" * 64))
     log.append([ACCESS])
     with pytest.raises(LogDamaged, match="contradicts"):
         log.checkpoint()
+
+
+def test_a_log_with_a_table_of_nodes_keeps_its_tree(database_url: str | URL) -> None:
+    """The schema before hashes of subtrees stood with the entries that complete them."""
+    engine = make_engine(database_url)
+    config = database._alembic()
+    leaves = [to_leaf(ACCESS, 1000 + place) for place in range(11)]
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        append_only.install(connection)
+        connection.execute(
+            text("INSERT INTO log_entry VALUES (:n, :ts, 'access', '', 0, '', '', :leaf, :hash)"),
+            [
+                {"n": place, "ts": 1000 + place, "leaf": leaf, "hash": leaf_hash(leaf)}
+                for place, leaf in enumerate(leaves)
+            ],
+        )
+    upgrade(engine)
+    with engine.connect() as connection:
+        append_only.check(connection)
+        assert "merkle_node" not in inspect(connection).get_table_names()
+    log = AuditLog(engine, FileSigner.generate(), ORIGIN, Clock())
+    log.append([ACCESS])
+    hashes = [leaf_hash(leaf) for leaf in log.entries(0, 20)]
+    assert hashes[:11] == [leaf_hash(leaf) for leaf in leaves]
+    for index, value in enumerate(hashes):
+        verify_inclusion(index, 12, value, log.inclusion(index, 12), root_of(hashes))
+    for old in range(1, 12):
+        proof = log.consistency(old, 12)
+        verify_consistency(old, 12, proof, root_of(hashes[:old]), root_of(hashes))
+    engine.dispose()
 
 
 def test_roles_of_postgresql(postgres: Callable[..., URL]) -> None:
