@@ -106,6 +106,7 @@ def test_run_and_decisions(report: SiteReport) -> None:
     assert (run.run.value, run.outcome.value, run.updates.value) == ("run-1", "completed", 3)
     assert run.closed.value
     assert [one.decision.value for one in report.decisions] == ["approved"]
+    assert report.decisions[0].reason.source is Source.EXTERNAL  # it refers to a legal basis
     assert [key.step.value for key in report.keys] == ["enrolled"]
 
 

@@ -171,7 +171,7 @@ class Study:
         self.say(
             StudyPlanned(
                 "study-1", PLAN, "", "", "Chest X-ray", "research", "Art. 9(2)(j)", "DPIA-7",
-                "image-classification-2d", "small-cnn", tuple(self.members), 3, "local_steps",
+                "image-classification-2d", "small-cnn", tuple(self.members), 2, "local_steps",
                 "patient", "add-remove", "1.0", "1.1", "0.05", "8", DELTA, False, 3, 1, 3,
             )
         )  # fmt: skip

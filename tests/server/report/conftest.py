@@ -1,4 +1,4 @@
-"""A run of four sites and five rounds, made by hand: a drop-out, refusals, a fault, a retry."""
+"""A run of four sites and four rounds, made by hand: a drop-out, refusals, a fault, a retry."""
 
 import hashlib
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def digest(text: str) -> str:
 
 
 def example_plan() -> StudyPlan:
-    """Return a plan of four sites and five rounds."""
+    """Return a plan of four sites and four rounds, which a fifth one evaluates."""
     return StudyPlan(
         study=Study(
             STUDY,
@@ -48,7 +48,7 @@ def example_plan() -> StudyPlan:
         ),
         task=Task("image-classification-2d", ("normal", "pneumonia"), (1, 64, 64)),
         model=Model("small-cnn", 7, (TensorLayout("weight", (60_000,)),)),
-        training=Training(5, "local_steps", 20, "adamw", Decimal("0.001")),
+        training=Training(4, "local_steps", 20, "adamw", Decimal("0.001")),
         privacy=Privacy(
             "patient", "add-remove", Decimal(1), Decimal("1.1"), Decimal("0.02"), Decimal(4),
             Decimal("0.00001"),
@@ -154,7 +154,7 @@ class RunMaker:
         """Write the start of the run."""
         self.log.say(
             events.RunStart(
-                RUN, STUDY, self.plan.digest(), digest("roster"), digest("spec"), "00", SITES, 5,
+                RUN, STUDY, self.plan.digest(), digest("roster"), digest("spec"), "00", SITES, 4,
                 60_000, 32, 3, 1, 3, False, ("correct", "evaluated"), "wardround 0.1.0",
             )
         )  # fmt: skip

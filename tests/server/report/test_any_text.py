@@ -38,7 +38,7 @@ def charts(text: str) -> tuple[Chart, ...]:
     return (
         Line(text, text, ((0, 0.5), (1, 1.0)), 2.0, text, text, text, 2.5),
         Bars(text, text, ((text, 3.0),), (text,), text, text),
-        Grid(text, text, (1, 2), ((text, (Presence.INCLUDED, Presence.REFUSED)),), text),
+        Grid(text, text, ("1", "2"), ((text, (Presence.INCLUDED, Presence.REFUSED)),), text),
     )
 
 

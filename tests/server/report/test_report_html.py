@@ -151,7 +151,7 @@ def test_every_value_in_a_table_tells_its_source(page: str) -> None:
     assert len(cells) > 100
     assert [attributes for attributes in cells if "data-source=" not in attributes] == []
     unmarked = re.findall(r"<t[dh][^>]*><bdi>([^<]*)</bdi>", exchange)
-    assert unmarked == ["–", "–"]  # of the attempt that opened no sum
+    assert unmarked == ["–"]  # of the attempt that opened no sum
 
 
 # -- hostile texts ------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from html import unescape
 import pytest
 
 from wardround.privacy.errors import ReportError
+from wardround.privacy.events import Access, to_leaf
 from wardround.privacy.presentation.charts import Presence
-from wardround.privacy.presentation.document import Document, Figure, Group, Section
+from wardround.privacy.presentation.document import Document, Figure, Group, Section, Tone
 from wardround.privacy.presentation.html import render_html
 from wardround.privacy.presentation.marks import Marked, Source
 from wardround.privacy.presentation.svg import nice_top
@@ -165,6 +166,60 @@ def test_participation(report: RunReport) -> None:
     assert all(state is Presence.INCLUDED for state in states["north"].values())
 
 
+def test_the_last_round_is_told_as_an_evaluation(report: RunReport) -> None:
+    """A plan of four rounds opens five sums; a reader is told what the fifth is for."""
+    text = page_text(report)
+    assert "5 opened sums C : 4 of 4 training rounds C and 1 evaluation C of the final" in text
+    assert "5 (final)" in text
+    assert "Round 5 is the last: it trains nothing" in text
+    assert "4 sites, 4 training rounds" in text
+
+
+@pytest.mark.parametrize(
+    ("round_", "words", "serious"),
+    [
+        (2, "1 planned training round without an opened sum.", False),
+        (5, "The final model was not evaluated: no sum of a last round.", False),
+    ],
+)
+def test_a_sum_that_is_missing(
+    leaves: list[bytes], checked: Verification, round_: int, words: str, serious: bool
+) -> None:
+    kind, number = b'"kind":"aggregate"', f'"round":{round_},'.encode()
+    fewer = [leaf for leaf in leaves if not (kind in leaf and number in leaf)]
+    assert len(fewer) == len(leaves) - 1
+    found = gaps(build_report(fewer, verdict_on(fewer, checked)))
+    assert (words, serious) in [(gap.words, gap.serious) for gap in found]
+
+
+def test_more_training_rounds_than_planned(report: RunReport) -> None:
+    extra = [r for r in report.rounds if r.round.value == 4]
+    again = replace(extra[0], round=replace(extra[0].round, value=6))
+    found = gaps(replace(report, rounds=(*report.rounds, again)))
+    assert ("1 training round more than the plan has opened a sum.", True) in [
+        (gap.words, gap.serious) for gap in found
+    ]
+
+
+def test_calls_told_together_are_all_counted(leaves: list[bytes], checked: Verification) -> None:
+    """An entry may stand for many equal calls; the report counts the calls."""
+    many = Access("fleet", "POST", "/push", "accepted", 200, "site", "run-7f3a", 75)
+    more = [*leaves, to_leaf(many, 1_800_000_000_000, "p-1")]
+    report = build_report(more, verdict_on(more, checked))
+    assert [one.calls.value for one in report.access if one.api.value == "fleet"] == [75]
+
+
+def test_open_points_are_named_on_the_first_page(
+    leaves: list[bytes], checked: Verification
+) -> None:
+    fewer = [leaf for leaf in leaves if b'"kind":"deidentification"' not in leaf]
+    document = run_document(build_report(fewer, verdict_on(fewer, checked)))
+    wrong = next(one for one in document.answers if one.question == "What went wrong?")
+    told = " ".join(str(part) for item in wrong.body for part in item.parts)
+    assert "east, north, south and west: 1 data set without a de-identification" in told
+    assert wrong.tone is Tone.WARNING
+
+
 def test_an_aborted_attempt_is_kept(report: RunReport) -> None:
     third = [r for r in report.rounds if r.round.value == 3]
     assert [(r.attempt.value, r.outcome.value) for r in third] == [(1, "aborted"), (2, "completed")]
@@ -263,7 +318,7 @@ def test_an_unreadable_entry_is_reported_not_fatal(
         (b'"kind":"approval"', "without a signed approval"),
         (b'"kind":"privacy_spend"', "No privacy spend is logged"),
         (b'"kind":"closing"', "No closing statement"),
-        (b'"kind":"deidentification"', "No de-identification statement"),
+        (b'"kind":"deidentification"', "1 data set without a de-identification statement"),
         (b'"kind":"run_end"', "has no end entry"),
         (b'"kind":"update"', "closing statement counts"),
     ],

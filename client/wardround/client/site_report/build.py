@@ -115,8 +115,9 @@ def _decisions(said: list[Said]) -> Iterator[model.DecisionFacts]:
         event = one.event
         if isinstance(event, Approval):
             told, run, number, reason = "approved", "", 0, event.legal_basis
+            source = Source.EXTERNAL
         elif isinstance(event, Refusal):
-            told, run, number = "refused", event.run, event.round
+            told, run, number, source = "refused", event.run, event.round, Source.SITE
             reason = f"{event.rule}: {event.reason}"
         else:
             continue
@@ -125,7 +126,7 @@ def _decisions(said: list[Said]) -> Iterator[model.DecisionFacts]:
             study=one.mark(event.study),
             run=one.mark(run),
             round=one.mark(number),
-            reason=one.mark(reason),
+            reason=Marked(reason, source, one.mark(reason).entries),
             at_ms=one.mark(one.statement.time_ms),
         )
 

@@ -44,7 +44,7 @@ def site_document(report: SiteReport) -> Document:
     return Document(
         kind="Site report",
         title=Cell(f"{report.site.value}: what left, under which decision, at what cost"),
-        subtitle=(cell(report.organisation), f" Period {period}, made by the site itself."),
+        subtitle=(cell(report.organisation), f", {period}, made by the site itself."),
         at=datetime.fromtimestamp(report.made_ms // 1000, UTC),
         verdict=_verdict(report),
         answers=(

@@ -50,7 +50,7 @@ class Grid:
 
     title: str
     description: str
-    rounds: tuple[int, ...]
+    rounds: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Presence, ...]], ...]
     x_label: str
 

@@ -140,7 +140,7 @@ def _grid(chart: Grid, palette: Palette) -> tuple[float, float, Iterator[str]]:
         yield _heading(chart.title, palette)
         for index in _some(range(columns), int(cell * columns // 26) or 1):
             x = left + (index + 0.5) * cell
-            yield _label(str(chart.rounds[index]), x, _TOP + 12, palette, anchor="middle")
+            yield _label(chart.rounds[index], x, _TOP + 12, palette, anchor="middle")
         for row, (name, states) in enumerate(chart.rows):
             y = _TOP + 34 + 28.0 * row
             yield _label(

@@ -69,11 +69,15 @@ def spans(numbers: list[int]) -> str:
     return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}–{p[-1]}" for p in parts)
 
 
-def attempt(number: int, nth: int) -> str:
-    """Return the name of an attempt at a round; "–" when it belongs to no round."""
+def attempt(number: int, nth: int = 1, *, final: bool = False) -> str:
+    """Return the name of an attempt at a round; "–" when it belongs to no round.
+
+    A `final` round trains nothing: it evaluates the model that training led to.
+    """
     if not number:
         return "–"
-    return str(number) if nth <= 1 else f"{number}, attempt {nth}"
+    name = f"{number} (final)" if final else str(number)
+    return name if nth <= 1 else f"{name}, attempt {nth}"
 
 
 def tally(counts: Iterable[tuple[str, Marked[int]]]) -> str:

@@ -44,7 +44,7 @@ def run_document(report: RunReport) -> Document:
     return Document(
         kind="Run report",
         title=cell(report.plan.title),
-        subtitle=("Run ", cell(report.run), f": {summary(report)}"),
+        subtitle=("Run ", cell(report.run), ": ", summary(report)),
         at=datetime.fromtimestamp(newest // 1000, UTC),
         verdict=verdict(report),
         answers=answers(report, open_points),

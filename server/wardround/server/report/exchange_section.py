@@ -7,6 +7,7 @@ from wardround.privacy.presentation.document import (
     Facts,
     Figure,
     Group,
+    Paragraph,
     Section,
     Table,
     amount,
@@ -110,14 +111,16 @@ def sites_section(report: RunReport) -> Section:
                 cell(s.site),
                 cell(s.organisation),
                 code(s.fingerprint),
-                when(s.enrolled_ms) if s.enrolled_ms else Cell("no entry"),
-                cell(s.revoked, lambda reason: f"yes: {reason}") if s.revoked else Cell("no"),
+                when(s.enrolled_ms) if s.enrolled_ms else Cell("no entry", Source.VERIFIED),
+                cell(s.revoked, lambda reason: f"yes: {reason}")
+                if s.revoked
+                else Cell("no", Source.VERIFIED),
             )
             for s in report.sites
         ),
     )
     did = Table(
-        "What each site did, in rounds",
+        "What each site did, in numbers of rounds, and what it sent",
         columns("Site", "#Invited", "#In the sum", "#Dropped out", "#Refused", "#Sent"),
         tuple(
             (
@@ -133,7 +136,7 @@ def sites_section(report: RunReport) -> Section:
     )
     closed = Table(
         "Closing statements: how far each site confirms the log",
-        columns("Site", "#Statements before it", "#Confirmed entries", "#Updates", "#Bytes sent"),
+        columns("Site", "#Statements before it", "#Entries confirmed", "#Updates", "#Sent, bytes"),
         tuple(
             (
                 cell(s.site),
@@ -165,7 +168,7 @@ def exchange_section(report: RunReport) -> Section:
             _participation(report),
             _traffic(report),
             Group("Who learned what", (_learned(report),)),
-            Group("Rounds", _rounds(report)),
+            Group("Rounds", (_about_rounds(report), *_rounds(report))),
             Group("Updates", (_updates(report),)),
         ),
     )
@@ -181,7 +184,9 @@ def _participation(report: RunReport) -> Figure:
         f"{site}: {sum(1 for s in states if s is Presence.INCLUDED)} of {len(numbers)} in the sum"
         for site, states in rows
     )
-    chart = Grid("Participation", told, tuple(numbers), tuple(rows), "Round")
+    final = report.final_rounds
+    names = tuple("final" if n in final else str(n) for n in numbers)
+    chart = Grid("Participation", told, names, tuple(rows), "Round")
     table = Table(
         "Rounds of each site, by what it did in them",
         columns("Site", *(state.value for state in Presence)),
@@ -189,7 +194,7 @@ def _participation(report: RunReport) -> Figure:
             (
                 Cell(site, Source.COORDINATOR),
                 *(
-                    Cell(_rounds_of(state, numbers, states), Source.COORDINATOR)
+                    Cell(_rounds_of(state, numbers, states, final), Source.COORDINATOR)
                     for state in Presence
                 ),
             )
@@ -212,20 +217,26 @@ def _traffic(report: RunReport) -> Figure:
         recorded[facts.round.value] = (
             before[0] + facts.bytes_up.value, before[1] + facts.bytes_down.value,
         )  # fmt: skip
+    final = report.final_rounds
     chart = Bars(
         "Bytes the sites sent per round",
         "; ".join(f"round {n}: {amount(up.get(n, 0))}" for n in recorded),
-        tuple((str(n), float(up.get(n, 0))) for n in recorded),
+        tuple(("final" if n in final else str(n), float(up.get(n, 0))) for n in recorded),
         tuple(amount(up.get(n, 0)) for n in recorded),
         "Round",
         "Bytes",
     )
     table = Table(
         "Bytes per round",
-        columns("Round", "#Updates as the sites signed", "#Received in all", "#Sent to sites"),
+        columns(
+            "Round",
+            "#Updates as the sites signed, bytes",
+            "#Received in all, bytes",
+            "#Sent to sites, bytes",
+        ),
         tuple(
             (
-                Cell(str(n), Source.COORDINATOR),
+                Cell(attempt(n, final=n in final), Source.COORDINATOR),
                 Cell(f"{up.get(n, 0):,}", Source.SITE, tuple(entries.get(n, ())), "number"),
                 Cell(f"{received:,}", Source.COORDINATOR, (), "number"),
                 Cell(f"{given:,}", Source.COORDINATOR, (), "number"),
@@ -236,15 +247,26 @@ def _traffic(report: RunReport) -> Figure:
     return Figure("Bytes sent by the sites, by round", (chart,), table)
 
 
+def _about_rounds(report: RunReport) -> Paragraph:
+    final = listing(str(n) for n in sorted(report.final_rounds))
+    told = f"Round {final} is the last: it trains nothing and" if final != "none" else "A last one"
+    return words(
+        "Each training round opens one sum: an update of the model, and how well the model before "
+        f"it did. {told} only evaluates the model that training led to. Keys are agreed once, "
+        "before round 1, without a sum."
+    )
+
+
 def _rounds(report: RunReport) -> tuple[Block, ...]:
     rounds = Table(
-        "Attempts at rounds",
+        "Rounds, each attempt at them",
         columns(
-            "Round", "Purpose", "Started", "In the sum", "Outcome", "#Samples", "Added up again",
+            "Round", "Purpose", "Started", "In the sum", "Outcome", "#Weight, samples",
+            "Added up again",
         ),
         tuple(
             (
-                _attempt(r.round, r.attempt),
+                _attempt(report, r.round, r.attempt),
                 cell(r.purpose),
                 when(r.started_ms),
                 cell(r.survivors, listing),
@@ -261,7 +283,7 @@ def _rounds(report: RunReport) -> tuple[Block, ...]:
         columns("Round", "Site", "Stage", "Reason"),
         tuple(
             (
-                _attempt(r.round, r.attempt),
+                _attempt(report, r.round, r.attempt),
                 cell(d.site),
                 cell(d.stage),
                 cell(d.reason),
@@ -276,7 +298,7 @@ def _rounds(report: RunReport) -> tuple[Block, ...]:
         columns("Round", "Digest of the sum", "Digest of the next model"),
         tuple(
             (
-                _attempt(r.round, r.attempt),
+                _attempt(report, r.round, r.attempt),
                 code(r.aggregate.digest),
                 code(r.aggregate.model_digest),
             )
@@ -289,8 +311,8 @@ def _rounds(report: RunReport) -> tuple[Block, ...]:
 
 
 def _samples(report: RunReport, facts: RoundFacts) -> Cell:
-    if facts.aggregate is None:
-        return Cell("–")
+    if facts.aggregate is None or facts.round.value in report.final_rounds:
+        return Cell("–", facts.round.source)
     if report.group_mode.value:
         return Cell("hidden", facts.aggregate.weight.source, facts.aggregate.weight.entries)
     return number(facts.aggregate.weight, grouped)
@@ -314,7 +336,7 @@ def _learned(report: RunReport) -> Table:
         ),
         (
             f"Coordinator with up to {report.plan.colluders.value} of the sites",
-            f"{who}; the sum over the other sites of each sum, two of them or more",
+            f"{who}; of each sum, the part of all other sites together, two of them or more",
             "any one other site's update",
         ),
     )
@@ -341,7 +363,7 @@ def _updates(report: RunReport) -> Table:
         ),
         tuple(
             (
-                _attempt(u.round, u.attempt),
+                _attempt(report, u.round, u.attempt),
                 cell(u.site),
                 code(u.digest),
                 number(u.total_size, amount),
@@ -355,18 +377,28 @@ def _updates(report: RunReport) -> Table:
     )  # fmt: skip
 
 
-def _rounds_of(state: Presence, numbers: list[int], states: tuple[Presence, ...]) -> str:
-    return spans([n for n, one in zip(numbers, states, strict=True) if one is state]) or "–"
+def _rounds_of(
+    state: Presence, numbers: list[int], states: tuple[Presence, ...], final: frozenset[int]
+) -> str:
+    found = [n for n, one in zip(numbers, states, strict=True) if one is state]
+    parts = (
+        spans([n for n in found if n not in final]),
+        *(attempt(n, final=True) for n in found if n in final),
+    )
+    return ", ".join(filter(None, parts)) or "–"
 
 
-def _attempt(number: Marked[int], nth: Marked[int]) -> Cell:
-    return Cell(attempt(number.value, nth.value), number.source, number.entries)
+def _attempt(report: RunReport, number: Marked[int], nth: Marked[int]) -> Cell:
+    name = attempt(number.value, nth.value, final=number.value in report.final_rounds)
+    return Cell(name, number.source, number.entries)
 
 
 def _replayed(done: bool) -> Cell:
     return Cell("yes" if done else "no", Source.VERIFIED)
 
 
-def summary(report: RunReport) -> str:
+def summary(report: RunReport) -> Cell:
     """Return one line on the run: sites and rounds."""
-    return f"{counted(len(report.sites), 'site')}, {counted(report.plan.rounds.value, 'round')}"
+    rounds = report.plan.rounds
+    text = f"{counted(len(report.sites), 'site')}, {counted(rounds.value, 'training round')}"
+    return Cell(text, rounds.source, rounds.entries)

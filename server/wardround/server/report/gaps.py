@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
+from wardround.privacy.presentation.wording import counted
 from wardround.server.report.model import RunReport, SiteFacts, SpendFacts
 from wardround.server.report.spending import against_budget
 
@@ -44,8 +45,15 @@ def _of_run(report: RunReport) -> Iterator[Gap]:
     if report.ended_ms is None:
         yield Gap("run", "The run has no end entry: it goes on, or stopped without notice.", False)
     done = {r.round.value for r in report.rounds if r.aggregate}
-    if missing := report.plan.rounds.value - len(done):
-        yield Gap("run", f"{missing} of the planned rounds have no opened sum.", False)
+    missing = report.plan.rounds.value - len(done - report.final_rounds)
+    if missing > 0:
+        words = f"{counted(missing, 'planned training round')} without an opened sum."
+        yield Gap("run", words, False)
+    if missing < 0:
+        words = f"{counted(-missing, 'training round')} more than the plan has opened a sum."
+        yield Gap("run", words, True)
+    if not done & report.final_rounds:
+        yield Gap("run", "The final model was not evaluated: no sum of a last round.", False)
     unplayed = [r for r in report.rounds if r.aggregate and not r.aggregate.replayed]
     if unplayed:
         words = f"{len(unplayed)} sums were not added up again from the masked updates."
@@ -78,7 +86,7 @@ def _of_site(report: RunReport, site: SiteFacts) -> Iterator[Gap]:
     prepared = {d.dataset.value for d in report.data if d.site.value == name}
     used = {s.dataset.value for s in report.spends if s.site.value == name}
     if lacking := sorted(used - prepared):
-        words = f"No de-identification statement for data set {_list(lacking)}."
+        words = f"{counted(len(lacking), 'data set')} without a de-identification statement."
         yield Gap(name, words, False)
 
 
@@ -109,5 +117,5 @@ def _of_spend(spend: SpendFacts) -> Iterator[Gap]:
         yield Gap(name, f"Epsilon was not computed again ({where}).", False, entries)
 
 
-def _list(values: list[int] | list[str]) -> str:
+def _list(values: list[int]) -> str:
     return ", ".join(str(value) for value in values[:12]) + (" …" if len(values) > 12 else "")

@@ -307,3 +307,8 @@ class RunReport:
     exports: tuple[ExportFacts, ...]
     faults: tuple[FaultFacts, ...]
     entries: tuple[EntryFacts, ...]
+
+    @property
+    def final_rounds(self) -> frozenset[int]:
+        """Return the rounds that train nothing: they evaluate the model that training led to."""
+        return frozenset(r.round.value for r in self.rounds if r.purpose.value == "evaluate")

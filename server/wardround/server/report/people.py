@@ -52,6 +52,6 @@ def _count(key: tuple[str, str, str, str], notes: list[Noted[Access]]) -> Access
         role=mark(role),
         outcome=mark(outcome),
         refused=any(noted.event.status >= 400 for noted in notes),
-        calls=Marked(len(notes), Source.COORDINATOR, indices),
+        calls=Marked(sum(n.event.count for n in notes), Source.COORDINATOR, indices),
         actors=Marked(len(actors), Source.COORDINATOR, indices),
     )

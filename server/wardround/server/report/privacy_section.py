@@ -122,7 +122,9 @@ def _row(spend: SpendFacts) -> tuple[Cell, ...]:
         cell(spend.round),
         number(spend.before, epsilon),
         number(spend.after, epsilon),
-        number(spend.recomputed, epsilon) if spend.recomputed else Cell("not done"),
+        number(spend.recomputed, epsilon)
+        if spend.recomputed
+        else Cell("not done", Source.VERIFIED),
         number(spend.budget, epsilon),
         cell(spend.unit),
         number(spend.ledger_sequence),
@@ -155,7 +157,11 @@ def _account(account: Spends) -> tuple[Block, ...]:
                 ("ε after this run", (cell(last.after, epsilon),)),
                 (
                     "ε after this run, recomputed",
-                    (cell(last.recomputed, epsilon) if last.recomputed else Cell("not done"),),
+                    (
+                        cell(last.recomputed, epsilon)
+                        if last.recomputed
+                        else Cell("not done", Source.VERIFIED),
+                    ),
                 ),
                 ("ε of this study alone", (cell(last.study, epsilon),)),
                 ("Budget of the data set", (cell(last.budget, epsilon),)),

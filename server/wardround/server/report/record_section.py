@@ -124,7 +124,7 @@ def model_section(report: RunReport) -> Section:
         (Column("Round"), *(Column(name, numeric=True) for name in names)),
         tuple(
             (
-                cell(r.round),
+                cell(r.round, lambda n: attempt(n, final=n in report.final_rounds)),
                 *(
                     number(dict(r.metrics)[name]) if name in dict(r.metrics) else Cell("–")
                     for name in names
@@ -167,7 +167,7 @@ def access_section(report: RunReport) -> Section:
             (
                 cell(a.api),
                 cell(a.what),
-                cell(a.role),
+                cell(a.role, lambda role: role or "none"),
                 cell(a.outcome),
                 number(a.calls),
                 number(a.actors),
@@ -234,7 +234,13 @@ def findings_section(report: RunReport, gaps: tuple[Gap, ...]) -> Section:
         columns("Round", "Site", "Stage", "What happened", "When"),
         tuple(
             (
-                Cell(attempt(f.round.value, f.attempt.value), f.round.source, f.round.entries),
+                Cell(
+                    attempt(
+                        f.round.value, f.attempt.value, final=f.round.value in report.final_rounds
+                    ),
+                    f.round.source,
+                    f.round.entries,
+                ),
                 cell(f.site),
                 cell(f.stage),
                 cell(f.what),
@@ -287,10 +293,12 @@ def entries_section(report: RunReport) -> Section:
             words(
                 "Ask for the evidence bundle and run ",
                 Cell(
-                    "wardround-verify bundle.zip --policy policy.txt --replay --recompute-epsilon",
+                    "wardround-verify bundle.zip --policy policy.txt --pin site.pin --replay "
+                    "--recompute-epsilon",
                     style="code",
                 ),
-                " with a policy of keys that you got from the sites, not from the bundle. It ends "
+                " with a policy of keys, and a pinned checkpoint, that you got from the sites, not "
+                "from the bundle or the coordinator. It ends "
                 "with 0 when the evidence verifies, 1 when it contradicts itself, 2 when parts "
                 "are missing.",
             ),

@@ -25,6 +25,7 @@ from wardround.server.report.model import RunReport, SpendFacts
 from wardround.server.report.spending import against_budget
 
 MOST_SITES_IN_SHORT = 6
+MOST_GAPS_IN_SHORT = 3
 _WHOSE = (
     "Whoever made this report computed this verdict, with the keys they had. To depend on nobody, "
     "compute it again with keys from the sites themselves: the last section says how."
@@ -141,7 +142,9 @@ def answers(report: RunReport, gaps: tuple[Gap, ...]) -> tuple[Answer, ...]:
 def _exchanged(report: RunReport) -> Answer:
     size = sum(update.total_size.value for update in report.updates)
     entries = tuple(i for update in report.updates for i in update.site.entries)
-    completed = {r.round.value for r in report.rounds if r.aggregate}
+    opened = {r.round.value for r in report.rounds if r.aggregate}
+    trained, planned = len(opened - report.final_rounds), report.plan.rounds.value
+    evaluated = bool(opened & report.final_rounds)
     return Answer(
         "What was exchanged?",
         (
@@ -151,10 +154,12 @@ def _exchanged(report: RunReport) -> Answer:
                 " with ",
                 Cell(amount(size), Source.SITE, entries),
                 " sent to the coordinator, and the coordinator records ",
-                Cell(counted(len(completed), "opened sum"), Source.COORDINATOR),
-                " in ",
-                Cell(counted(report.plan.rounds.value, "planned round"), Source.COORDINATOR),
-                ".",
+                Cell(counted(len(opened), "opened sum"), Source.COORDINATOR),
+                ": ",
+                Cell(f"{trained} of {counted(planned, 'training round')}", Source.COORDINATOR),
+                " and ",
+                Cell("1 evaluation" if evaluated else "no evaluation", Source.COORDINATOR),
+                " of the final model.",
             ),
             words("Each update left its site masked: alone it reads like random numbers."),
         ),
@@ -218,6 +223,10 @@ def _cost(report: RunReport) -> Answer:
         lines.append(words(f"And {counted(more, 'more data set')}."))
     if not lines:
         lines.append(words("No privacy spend is in the log."))
+    else:
+        again = sum(1 for spend in report.spends if spend.recomputed)
+        told = f"{again} of {counted(len(report.spends), 'spend')}"
+        lines.append(words("Computed again by the verifier: ", Cell(told, Source.VERIFIED), "."))
     lines.append(
         words("Each figure is of one data set. They are not added up: patients may be in several.")
     )
@@ -245,13 +254,25 @@ def _went_wrong(report: RunReport, gaps: tuple[Gap, ...]) -> Answer:
     ]
     if (open_points := len(gaps) - serious) > 0:
         lines.append(words(Cell(counted(open_points, "open point"), Source.VERIFIED)))
+    lines += _named(gaps)
     if not lines:
         lines.append(words("Nothing is recorded."))
     bad = serious or report.verification.status == "tampered"
-    tone = (
-        Tone.BAD if bad else Tone.WARNING if any(number for number, _, _ in counts) else Tone.GOOD
-    )
+    open_ = gaps or any(number for number, _, _ in counts)
+    tone = Tone.BAD if bad else Tone.WARNING if open_ else Tone.GOOD
     return Answer("What went wrong?", tuple(lines), "findings", tone)
+
+
+def _named(gaps: tuple[Gap, ...]) -> Iterator[Paragraph]:
+    """Yield the first gaps in words, the same one of several subjects once."""
+    subjects: dict[str, list[str]] = {}
+    for gap in gaps:
+        subjects.setdefault(gap.words, []).append(gap.subject)
+    for told, who in list(subjects.items())[:MOST_GAPS_IN_SHORT]:
+        shown = listing(who) if len(who) <= MOST_SITES_IN_SHORT else counted(len(who), "site")
+        yield words(Cell(f"{shown}: {told[:1].lower()}{told[1:]}", Source.VERIFIED))
+    if (more := len(subjects) - MOST_GAPS_IN_SHORT) > 0:
+        yield words(f"And {more:,} more.")
 
 
 def _not_shown() -> Answer:
