@@ -173,6 +173,45 @@ def test_norms_and_sums_are_made_in_full_precision() -> None:
         torch.set_float32_matmul_precision(before)
 
 
+class Short(nn.Module):
+    """Runs its layer in 16 bits, as a network of its own mind about speed may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(40, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.layer(x.bfloat16()).float()
+
+
+def test_a_layer_that_runs_in_few_bits_is_clipped_in_all() -> None:
+    torch.manual_seed(6)
+    inputs, targets = torch.randn(len(OWNERS), 40) * 30, torch.arange(len(OWNERS)) % 3
+    reached = largest_sensitivity(Short(), CATALOGUE["cross-entropy"], inputs, targets, BookKeeping)
+    assert 1 - 1e-4 < reached <= 1 + 1e-6
+
+
+def test_many_patients_are_added_up_within_the_margin_of_the_clip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gradients that all point one way; in float32 throughout this is 6e-5 of the clip off."""
+    generator = torch.Generator().manual_seed(3)
+    model = nn.Linear(300, 3)
+    alike = torch.randn(300, generator=generator)
+    inputs = alike + 0.05 * torch.randn(4000, 300, generator=generator)
+    totals: list[Tensor] = []
+    monkeypatch.setattr(trainer, "release", lambda total, *_: totals.append(total.clone()))
+    for kept in (inputs, inputs[1:]):
+        settings = TrainingSettings(
+            clip=CLIP, sigma=1.0, sample_rate=1.0, steps=1, mode="one_step", microbatch=65_536
+        )
+        data = TensorData(kept, torch.zeros(len(kept), dtype=torch.long))
+        train_round(model, data, settings, CATALOGUE["cross-entropy"])
+    moved = float((totals[0].double() - totals[1].double()).norm()) / CLIP
+    assert moved == pytest.approx(1 - tape.CLIP_MARGIN, abs=tape.CLIP_MARGIN)
+
+
 def test_proportional_hazards_and_bce_keep_patients_apart() -> None:
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 1))

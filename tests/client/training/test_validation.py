@@ -1,9 +1,14 @@
 """What is refused, each with what to use instead."""
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.nn.functional as f
 from monai.losses import DiceLoss
+from opacus import GradSampleModule
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import Tensor, nn
 
 from wardround.client.errors import (
@@ -105,6 +110,93 @@ def test_a_model_that_mixes_samples_is_refused_by_experiment() -> None:
         validate(Mixing(), CROSS_ENTROPY, (4,))
 
 
+class WhileTraining(nn.Module):
+    """Well-behaved at rest; in training mode it does what `trick` does with the batch."""
+
+    def __init__(self, trick: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 5)
+        self.trick = trick
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        return self.head(self.trick(x) if self.training else x)
+
+
+def normalised(x: Tensor) -> Tensor:
+    """A batch norm that no rule knows by its class."""
+    return f.batch_norm(x, None, None, training=True)
+
+
+class Apart(torch.autograd.Function):
+    """Forward nothing, backward a mixture."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, error: Tensor) -> Tensor:
+        return error - error.mean(0)
+
+
+class Remembering:
+    """Moves each batch by the one before."""
+
+    last: Tensor | float = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        moved, self.last = x + self.last, x.detach().mean()
+        return moved
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [
+        pytest.param(lambda x: x - x.mean(0), id="centres on the batch"),
+        pytest.param(normalised, id="functional batch norm"),
+        pytest.param(lambda x: x + x.roll(1, 0), id="adds a neighbour"),
+        pytest.param(lambda x: x.cumsum(0), id="adds all before"),
+        pytest.param(lambda x: x.flip(0), id="exchanges samples"),
+        pytest.param(Apart.apply, id="mixes backwards"),
+        pytest.param(Remembering(), id="remembers the last batch"),
+    ],
+)
+def test_what_mixes_samples_in_training_mode_alone_is_refused(
+    trick: Callable[[Tensor], Tensor],
+) -> None:
+    with pytest.raises(BatchCoupled, match="in training mode the other samples"):
+        validate(WhileTraining(trick), CROSS_ENTROPY, (4,))
+
+
+def test_random_numbers_in_training_mode_are_not_taken_for_mixing() -> None:
+    for trick in (nn.Dropout(0.5), lambda x: x * (torch.rand(5, dtype=x.dtype) > 0.5)):
+        state = torch.get_rng_state()
+        assert isinstance(validate(WhileTraining(trick), CROSS_ENTROPY, (4,)), BookKeeping)
+        torch.randn(3, 4)
+        assert not torch.equal(state, torch.get_rng_state())
+
+
+class Averaging(nn.Module):
+    """Keeps a running mean, as a norm of one's own may, in training mode alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.mul_(0.9).add_(x.detach().mean(0), alpha=0.1)
+        return self.layer(x - self.mean)
+
+
+def test_a_buffer_that_changes_in_training_mode_alone_is_refused() -> None:
+    with pytest.raises(BatchCoupled, match="buffer mean"):
+        validate(Averaging(), CROSS_ENTROPY, (4,))
+
+
 class Hidden(nn.Module):
     """Uses a layer's weight without running the layer."""
 
@@ -166,6 +258,57 @@ def test_a_loss_that_couples_the_batch_is_refused_by_experiment(loss: PerSampleL
 def test_a_loss_that_is_a_scalar_is_refused_by_experiment() -> None:
     with pytest.raises(LossRefused, match="one number for each sample"):
         validate(nn.Linear(4, 3), Mean(), (4,))
+
+
+class Recalling(CrossEntropy):
+    """Adds up all outputs it has ever seen, in a place of its own."""
+
+    seen: ClassVar[list[Tensor]] = []
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.seen.append(outputs.detach().sum(0))
+        return f.cross_entropy(outputs + torch.stack(self.seen).sum(0), targets, reduction="none")
+
+
+def test_a_loss_that_remembers_samples_is_refused_by_experiment() -> None:
+    with pytest.raises(GradientMismatch, match="the loss mixes samples"):
+        validate(nn.Linear(4, 3), Recalling(), (4,))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_model_in_few_bits_is_refused(kind: torch.dtype) -> None:
+    with pytest.raises(TrainingRefused, match=r"train in float32, model\.float\(\)"):
+        validate(nn.Linear(4, 3).to(kind), CROSS_ENTROPY)
+
+
+def test_training_under_autocast_is_refused() -> None:
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(TrainingRefused, match="leave it out"),
+    ):
+        validate(nn.Linear(4, 3), CROSS_ENTROPY)
+
+
+def test_wrappers_are_refused() -> None:
+    plain = nn.Sequential(nn.Linear(4, 3))
+    ghost = GradSampleModuleFastGradientClipping(plain, max_grad_norm=1.0)
+    for wrapper in (ghost, GradSampleModule(nn.Sequential(nn.Linear(4, 3)))):
+        with pytest.raises(ModuleRefused, match="ghost mode are wrong"):
+            validate(wrapper, CROSS_ENTROPY, (4,))
+    with pytest.raises(ModuleRefused, match="`group` of train_round"):
+        validate(nn.DataParallel(nn.Linear(4, 3)), CROSS_ENTROPY, (4,))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        pytest.param(nn.Embedding(10, 3), "scalar types: Long", id="tokens"),
+        pytest.param(nn.Linear(5, 3), "shapes cannot be multiplied", id="another shape"),
+    ],
+)
+def test_a_model_that_cannot_be_tried_is_refused(model: nn.Module, reason: str) -> None:
+    with pytest.raises(ModuleRefused, match=reason):
+        validate(model, CROSS_ENTROPY, (4,))
 
 
 def test_an_unknown_layer_falls_back_to_the_whole_model() -> None:

@@ -2,7 +2,7 @@
 
 For the time of a pass the forward methods of the layers that hold parameters are replaced by ones
 that do the same and keep, for each sample, what its gradient needs. The model itself, its
-parameters and their `.grad` stay untouched. Works on any device and in any floating-point type.
+parameters and their `.grad` stay untouched. Works on any device, in float32 and float64.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ class TrainingSettings:
     lr: learning rate, > 0; unused in mode "one_step".
     unit: whose presence is hidden. "image" only where a patient has one image.
     max_images_per_patient: at most so many, drawn anew each step, enter a patient's mean.
-    microbatch: images in one pass through the network; changes memory and speed, not the result.
+    microbatch: images in one pass through the network, at most 256 of them (`LARGEST_PASS`);
+        changes memory and speed, not the result.
     noise_share: 1.0 is full local noise. Under shared noise this site adds noise_share * sigma,
         see `shared_noise.noise_share`.
     mode: "local_steps" answers the change of the model, "one_step" the noisy mean gradient.

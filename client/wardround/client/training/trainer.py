@@ -33,6 +33,8 @@ from wardround.client.training.settings import RoundResult, StepReport, Training
 from wardround.client.training.tape import Units
 from wardround.client.training.validation import check_loader, validate
 
+# A float32 sum of more gradients than this would round by more than the margin of the clip.
+LARGEST_PASS = 256
 OnStep = Callable[[StepReport], None]
 Batch = list[npt.NDArray[np.int64]]
 
@@ -116,9 +118,9 @@ class _Round:
         settings = self.settings
         batch = self._sample()
         size = sum(p.numel() for p in self.parameters.values())
-        total = torch.zeros(size, device=self.device)
+        total = torch.zeros(size, dtype=torch.float64, device=self.device)
         lost = 0
-        for part in microbatches(self._mine(batch), settings.microbatch):
+        for part in microbatches(self._mine(batch), min(settings.microbatch, LARGEST_PASS)):
             lost += self._add(part, total)
         if self.group is not None:
             dist.all_reduce(total, group=self.group)

@@ -1,8 +1,10 @@
 """What is refused before a single patient's gradient is taken, and what to use instead.
 
-First by rule, from the modules and the loss; then by experiment: on made-up inputs the engine's
-gradients must equal those of each sample alone. The experiment does not know what could be wrong
-(a padding mode, a memory format, a layer that mixes samples), it sees that something is.
+First by rule, from the modules and the loss; then by two experiments on made-up inputs. At rest the
+engine's gradients must equal those of each sample alone. In training mode, where dropout and its
+kin are at work, a sample's gradient must stay as it is when the other samples are exchanged, and
+nothing may be kept from one batch for the next. The experiments do not know what could be wrong (a
+padding mode, a memory format, a layer that mixes samples), they see that something is.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from wardround.client.training.vectorised import VectorisedGradients, loop
 
 TOLERANCE = 1e-8
 _PROBES = 3
+_SEED = 0
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 def validate(
@@ -38,11 +42,20 @@ def validate(
     Returns the engine to use, if the experiment was made. Raises TrainingRefused.
     """
     _check_loss(loss)
+    _check_wrapper(model)
     _check_modules(model)
+    _check_precision(model)
     _check_registered_once(model)
     if input_shape is None or not isinstance(loss, PerSampleLoss):
         return None
-    return _experiment(model, loss, input_shape)
+    try:
+        return _experiment(model, loss, input_shape)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        first = str(error).partition("\n")[0]
+        raise ModuleRefused(
+            f"the model and the loss cannot be tried on inputs of shape {list(input_shape)}: "
+            f"{first}; they must take floating-point inputs of that shape, and be copyable"
+        ) from error
 
 
 def check_accountant(name: str) -> None:
@@ -77,6 +90,20 @@ def _check_loss(loss: object) -> None:
     )
 
 
+def _check_wrapper(model: nn.Module) -> None:
+    kind = type(model)
+    if kind.__module__.startswith("opacus.grad_sample"):
+        raise ModuleRefused(
+            f"{kind.__name__} is a wrapper of Opacus, whose hooks and ghost mode are wrong without "
+            "a word for some layers and losses: hand over the network itself"
+        )
+    if isinstance(model, _PARALLEL):
+        raise ModuleRefused(
+            f"{kind.__name__} averages gradients before they are clipped: hand over the network "
+            "itself, and the process group as `group` of train_round"
+        )
+
+
 def _check_modules(model: nn.Module) -> None:
     for name, module in model.named_modules():
         kind = type(module).__name__
@@ -104,6 +131,20 @@ def _check_modules(model: nn.Module) -> None:
             )
         if any(isinstance(p, nn.UninitializedParameter) for p in module._parameters.values()):
             raise ModuleRefused(f"{where} has no shape yet: run it once, or give its size")
+
+
+def _check_precision(model: nn.Module) -> None:
+    for name, parameter in trainable(model).items():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise TrainingRefused(
+                f"{name} is kept in {parameter.dtype}: a norm in so few bits comes out below the "
+                "true one, and the clip would not hold; train in float32, model.float()"
+            )
+        if torch.is_autocast_enabled(parameter.device.type):
+            raise TrainingRefused(
+                "training under torch.autocast makes norms and sums in few bits, so that the clip "
+                "would not hold: leave it out; full float32 is what the bound is tested for"
+            )
 
 
 def _check_registered_once(model: nn.Module) -> None:
@@ -144,13 +185,37 @@ def _experiment(model: nn.Module, loss: PerSampleLoss, input_shape: tuple[int, .
             "size: a layer or the loss mixes samples, or the engine cannot follow it; use a model "
             "of the catalogue (wardround.client.tasks) or one without such a layer"
         )
+    twin.train()
+    moved = _moved_by_others(engine, loss, inputs, targets)
     for name, buffer in twin.named_buffers():
         if not torch.equal(buffer, before[name]):
             raise BatchCoupled(
                 f"the buffer {name} changes in a forward pass: statistics of patients would leave "
                 "without noise; use layers without running statistics"
             )
+    if not moved <= TOLERANCE:
+        raise BatchCoupled(
+            f"in training mode the other samples of a batch, or of one before, change a sample's "
+            f"gradient by {moved:.1e} of its size: a layer or the loss mixes or remembers them; "
+            "use a group norm (to_group_norm) and a loss of the catalogue, and keep no state"
+        )
     return type(engine)(model)
+
+
+def _moved_by_others(engine: Engine, loss: PerSampleLoss, inputs: Tensor, targets: Tensor) -> float:
+    """How far a sample's gradient moves when the others do, with the same random numbers drawn."""
+
+    def gradients(exchanged: Tensor) -> dict[str, Tensor]:
+        torch.manual_seed(_SEED)
+        x, y = inputs.clone(), targets.clone()
+        x[exchanged], y[exchanged] = inputs.roll(1, 0)[exchanged] * 2 + 1, y.roll(1, 0)[exchanged]
+        return engine.per_sample(loss, x, y)
+
+    first = torch.arange(len(inputs), device=inputs.device) == 0
+    with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
+        nobody, alone, rest = gradients(first & ~first), gradients(~first), gradients(first)
+    kept = {n: torch.cat([alone[n][:1], rest[n][1:]]) for n in nobody}
+    return difference(kept, nobody)
 
 
 def _first_that_runs(

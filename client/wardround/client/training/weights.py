@@ -112,6 +112,8 @@ class WeightLayer(ABC):
 
     def record(self, x: Tensor, error: Tensor, tape: Tape) -> None:
         """Put the gradients of this layer's parameters on the tape, in the way that suits."""
+        # A layer that ran in fewer bits hands over values of few bits, but norms are made in all.
+        x, error = x.to(self.weight.dtype), error.to(self.weight.dtype)
         if self.train_bias:
             tape.add(self.names["bias"], self.bias_gradient(error))
         if not self.train_weight:
