@@ -25,6 +25,7 @@ from wardround.privacy.events import (
     Evaluation,
     Event,
     ModelStep,
+    Refusal,
     RoundStart,
     RunEnd,
 )
@@ -129,6 +130,20 @@ def test_the_model_is_the_one_that_plain_mode_makes_of_the_same_updates(
     assert plain.metrics == pytest.approx(shown, abs=5e-5)
     for replica in made.values():
         assert (replica.vector == plain.model).all()  # bit for bit
+
+
+def test_sites_whose_updates_16_bits_would_round_to_zero_refuse_before_they_spend(
+    federation: LocalFederation,
+) -> None:
+    plan = narrow(make_plan())
+    coarse = replace(plan.secure_aggregation, max_weight=100_000)
+    federation.approve(grouped(replace(plan, secure_aggregation=coarse)))
+    outcome = federation.run("findings")
+    assert outcome.status == "failed"
+    assert "max_weight near the patients of the largest site" in outcome.note
+    rules = [event.rule for event in events(federation, Refusal) if isinstance(event, Refusal)]
+    assert set(rules) == {"precision"}
+    assert spends(federation) == []
 
 
 def test_nothing_at_the_coordinator_holds_a_sum_or_a_model(

@@ -17,6 +17,7 @@ from wardround.privacy.plan import StudyPlan
 from wardround.privacy.planned import PlannedSpend
 from wardround.privacy.run_spec import exchange_rounds
 from wardround.privacy.secagg.messages import Task
+from wardround.privacy.secagg.parameters import RunSpec
 from wardround.privacy.secagg.quantization import Contribution
 
 logger = logging.getLogger(__name__)
@@ -25,11 +26,11 @@ OUTSIDE = "held-out counts of evaluation, in the masked sum only"
 
 @dataclass(frozen=True, slots=True)
 class Contributions:
-    """What a site adds to the rounds of the run `name` from the data set `dataset`."""
+    """What a site adds to the rounds of the run of `spec` from the data set `dataset`."""
 
     home: Home
     site: Site
-    name: str
+    spec: RunSpec
     plan: StudyPlan
     trainer: Trainer
     dataset: str
@@ -43,14 +44,14 @@ class Contributions:
         """
         digest, trains = task.model.hex(), task.round < exchange_rounds(self.plan)
         held = self._reserve(task.round) if trains else None
-        kept = load_update(self.home.scratch, self.name, task.round)
+        kept = load_update(self.home.scratch, self.spec.run, task.round)
         if kept is not None and kept.model_digest != digest:
             raise Refused("model", "this round was trained from another model already")
         if kept is None:
             if isinstance(held, Spend):
                 raise Refused("spent", "this round was paid for already, and its update is gone")
             kept = self._train(vector, digest, task.round, trains)
-            save_update(self.home.scratch, self.name, task.round, kept)
+            save_update(self.home.scratch, self.spec.run, task.round, kept)
         if held is not None:
             self._commit(held, task)
         return Contribution(kept.values, kept.weight, kept.counters)
@@ -62,11 +63,29 @@ class Contributions:
             return TrainedUpdate(digest, np.zeros_like(vector), 0, counts)
         logger.info("round %s: training", round_)
         values, weight = self.trainer.train(vector)
+        if round_ == 1:
+            self._check_precision(values, weight)
         return TrainedUpdate(digest, values, weight, counts)
+
+    def _check_precision(self, values: Vector, weight: int) -> None:
+        """Raise Refused, before anything is paid, when 16 bits would make zeros of an update.
+
+        The first sum knows no bound but the plan's, and each later bound follows from the sum
+        before: such a study would spend its whole budget and learn nothing.
+        """
+        largest = float(np.abs(values).max(initial=0.0))
+        share = self.spec.largest_value * weight / self.spec.max_weight
+        if self.spec.ring_bits == 16 and 0 < share * largest / self.spec.clip < 0.5:
+            raise Refused(
+                "precision",
+                "in 16 bits all of this site's update would be rounded to zero; ask for a plan "
+                "with max_weight near the patients of the largest site and a smaller update_clip, "
+                "or with 32 bits",
+            )
 
     def _reserve(self, round_: int) -> Reservation | Spend:
         held = self.site.ledger.reserve(
-            run=self.name,
+            run=self.spec.run,
             study=self.plan.study.id,
             dataset=self.dataset,
             round=round_,

@@ -60,6 +60,8 @@ colluders = {colluders}
 min_cohort = {cohort}
 max_weight = 100000
 update_clip = {update_clip:g}
+# 16: half the bytes. Then max_weight near the patients of the largest site, and update_clip near
+# the largest step of one number in a round, or the first sum is coarse.
 ring_bits = 32
 # true: the sites alone can read sums, metrics and models, the coordinator cannot.
 group_mode = false

@@ -187,8 +187,10 @@ class RoundHandler:
         if make_run_spec(plan, signed.spec.run, roster) != signed.spec:
             raise Refused("run_spec", "the run differs from the approved plan")
         trainer = Trainer.open(plan, cohort, self.home.device)
-        run = signed.spec.run
-        return plan, Contributions(self.home, self.site, run, plan, trainer, cohort.pseudonym)
+        contributions = Contributions(
+            self.home, self.site, signed.spec, plan, trainer, cohort.pseudonym
+        )
+        return plan, contributions
 
     def _run(self, run: str) -> _Run:
         """Return a run that this site takes part in, from the database after a restart."""
