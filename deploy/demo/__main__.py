@@ -128,6 +128,13 @@ def free_port() -> int:
 
 def prepare(demo: Demo, rounds: int) -> None:
     """Coordinator and sites made, joined, approved, with data, policy and an agreed plan."""
+    gather(demo)
+    draft(demo, rounds)
+    agree(demo)
+
+
+def gather(demo: Demo) -> None:
+    """A coordinator that serves; sites made, joined and approved, with data and policy."""
     coordinator = ("--home", "coordinator")
     public, internal = free_port(), free_port()
     demo.run(
@@ -139,6 +146,10 @@ def prepare(demo: Demo, rounds: int) -> None:
     with ThreadPoolExecutor(len(SITES)) as hospitals:  # as if in three places at once
         for _ in hospitals.map(lambda number: prepare_site(demo, number), range(len(SITES))):
             pass
+
+
+def draft(demo: Demo, rounds: int) -> None:
+    """The researcher's plan, study.toml."""
     demo.run(
         *("wardround-site", "plan", "draft", "--study", STUDY, "--sites", ",".join(SITES)),
         *("--classes", ",".join(CLASSES), "--rounds", str(rounds), "--output", "study.toml"),
@@ -146,9 +157,13 @@ def prepare(demo: Demo, rounds: int) -> None:
         *("--title", "Findings in invented images", "--purpose", "To show a federation at work"),
         *("--legal-basis", "none needed: invented data"),
     )
-    demo.run("wardround-coordinator", "study", "create", "study.toml", *coordinator)
+
+
+def agree(demo: Demo) -> None:
+    """The plan is put before the hospitals, each approves it and starts."""
+    demo.run("wardround-coordinator", "study", "create", "study.toml", "--home", "coordinator")
     with ThreadPoolExecutor(len(SITES)) as hospitals:
-        for _ in hospitals.map(lambda site: agree(demo, site), SITES):
+        for _ in hospitals.map(lambda site: approve(demo, site), SITES):
             pass
 
 
@@ -168,10 +183,27 @@ def prepare_site(demo: Demo, number: int) -> None:
     write_policy(demo.folder / site / "policy.toml")
 
 
-def agree(demo: Demo, site: str) -> None:
+def approve(demo: Demo, site: str) -> None:
     """The hospital's operator reads the plan, approves it and starts the site."""
     demo.run("wardround-site", "study", "approve", STUDY, "--yes", "--home", site)
     demo.start(site, "wardround-site", "start", "--home", site)
+
+
+def pin(demo: Demo) -> list[str]:
+    """What each hospital has of the log, in NAME.pin; return the options that name the files."""
+    for site in SITES:
+        demo.run("wardround-site", "log", "--pin", f"{site}.pin", "--home", site)
+    return [word for site in SITES for word in ("--pin", f"{site}.pin")]
+
+
+def bundle(demo: Demo, pins: list[str]) -> list[str]:
+    """The study's evidence, in evidence.zip; return the command that verifies it."""
+    demo.run(
+        *("wardround-coordinator", "bundle", STUDY, "--output", "evidence.zip"),
+        *("--policy", "policy.txt", "--home", "coordinator"),
+    )
+    checks = ("--replay", "--recompute-epsilon")
+    return ["wardround-verify", "evidence.zip", "--policy", "policy.txt", *pins, *checks]
 
 
 def make_data(folder: Path, number: int) -> None:
@@ -228,27 +260,17 @@ def main() -> int:
             demo.run("wardround-coordinator", "study", "start", STUDY, *coordinator)
             if demo.show("wardround-coordinator", "study", "watch", STUDY, *coordinator) != 0:
                 raise DemoFailed("the study did not end well; see the lines above")
-            pins = []
-            for site in SITES:
-                demo.run("wardround-site", "log", "--pin", f"{site}.pin", "--home", site)
-                pins += ["--pin", f"{site}.pin"]
+            pins = pin(demo)
             demo.run(
                 *("wardround-coordinator", "report", STUDY, "--output", "report"),
                 *(*pins, *coordinator),
             )
-            demo.run(
-                *("wardround-coordinator", "bundle", STUDY, "--output", "evidence.zip"),
-                *("--policy", "policy.txt", *coordinator),
-            )
+            verify = bundle(demo, pins)
             demo.run(
                 *("wardround-coordinator", "study", "model", STUDY),
                 *("--output", "model.npz", *coordinator),
             )
-            verified = demo.show(
-                *("wardround-verify", "evidence.zip", "--policy", "policy.txt", *pins),
-                *("--replay", "--recompute-epsilon"),
-            )
-            if verified != 0:
+            if demo.show(*verify) != 0:
                 raise DemoFailed("the evidence does not verify; see the lines above")
             demo.show("wardround-site", "ledger", "--home", SITES[0])
     except DemoFailed as error:

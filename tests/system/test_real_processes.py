@@ -7,7 +7,6 @@ looks at what it left behind.
 import json
 import os
 import ssl
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,28 +170,9 @@ def test_each_site_paid_for_each_round_once(story: Story) -> None:
 
 
 def test_the_evidence_verifies_with_every_sites_pin(story: Story) -> None:
-    demo, pins = story.demo, []
-    for site in demonstration.SITES:
-        demo.run("wardround-site", "log", "--pin", f"{site}.pin", "--home", site)
-        pins += ["--pin", f"{site}.pin"]
-    demo.run(
-        *("wardround-coordinator", "bundle", demonstration.STUDY, "--output", "evidence.zip"),
-        *("--policy", "policy.txt", *COORDINATOR),
-    )
-    done = subprocess.run(
-        [
-            demo.bin / "wardround-verify",
-            *("evidence.zip", "--policy", "policy.txt", *pins),
-            *("--replay", "--recompute-epsilon", "--json"),
-        ],
-        cwd=demo.folder,
-        env=demo.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)
+    demo = story.demo
+    verify = demonstration.bundle(demo, demonstration.pin(demo))
+    found = json.loads(demo.run(*verify, "--json"))
     assert (found["status"], found["findings"]) == ("verified", [])
 
 
