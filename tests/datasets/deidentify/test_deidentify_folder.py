@@ -50,6 +50,7 @@ def folder(tmp_path, build):
 def invoke(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.delenv("WARDROUND_DEIDENTIFY_KEY", raising=False)
+    monkeypatch.delenv("WARDROUND_SITE_HOME", raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
 
     def call(*arguments):

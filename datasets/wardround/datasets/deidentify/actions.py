@@ -13,6 +13,7 @@ from pydicom.sequence import Sequence
 
 from wardround.datasets.deidentify import codes, dates, icc, text, values
 from wardround.datasets.deidentify.dummies import EMPTY_DOCUMENTS, dummy, removed_code
+from wardround.datasets.deidentify.lengths import cut_surplus
 from wardround.datasets.deidentify.privates import safe_privates
 from wardround.datasets.deidentify.scrub import remember, scrub
 from wardround.datasets.deidentify.table import (
@@ -57,6 +58,7 @@ def clean_dataset(dataset: Dataset, walk: Walk) -> None:
 def _clean(dataset: Dataset, walk: Walk, place: _Place) -> None:
     if place.depth > values.MAX_DEPTH:
         raise Refused("malformed", f"sequences are nested deeper than {values.MAX_DEPTH} levels")
+    walk.counts["surplus_removed"] += cut_surplus(dataset)
     safe = safe_privates(dataset) if Option.SAFE_PRIVATE in walk.profile.options else frozenset()
     for tag in sorted(dataset.keys()):
         if tag not in dataset:
@@ -105,6 +107,8 @@ def _by_rule(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) 
 
 def _fits(element: DataElement) -> bool:
     declared = values.declared_vrs(int(element.tag))
+    if int(element.tag) not in PIXELS and values.spells(element):
+        return False
     return values.fits(element.VR, declared) and values.well_formed(element)
 
 

@@ -28,8 +28,10 @@ from wardround.datasets.errors import Refused
 
 Plane = NDArray[np.float32]
 
+# A frame takes up to 40 bytes a pixel while text is looked for; the largest films have 50 million.
+MAX_FRAME_PIXELS = 100_000_000
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_CODESTREAMS = frozenset(
+CODESTREAMS = frozenset(
     [*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes]
 ) | {HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL}
 
@@ -48,7 +50,9 @@ def frame_count(dataset: Dataset) -> int:
 
 
 def check_size(dataset: Dataset, limit: int) -> None:
-    """See that the decoded image has a size and is at most `limit` bytes; else raise Refused."""
+    """See that the decoded image has a size, of at most `limit` bytes, and each frame at most
+    `MAX_FRAME_PIXELS`; else raise Refused.
+    """
     try:
         sides = [int(dataset[name].value) for name in ("Rows", "Columns", "BitsAllocated")]
         samples = int(dataset.get("SamplesPerPixel", 1) or 1)
@@ -56,6 +60,8 @@ def check_size(dataset: Dataset, limit: int) -> None:
         raise Refused("malformed", "the image's size is missing") from None
     if min(*sides, samples) < 1:
         raise Refused("malformed", "the image's size is zero")
+    if sides[0] * sides[1] > MAX_FRAME_PIXELS:
+        raise Refused("too_large", f"a frame of {sides[0] * sides[1] // 10**6} megapixels")
     if math.prod(sides) * samples * frame_count(dataset) // 8 > limit:
         raise Refused("too_large", "decodes to more than the profile allows")
 
@@ -81,8 +87,9 @@ def tidy_pixels(dataset: Dataset, syntax: UID) -> int:
         raise Refused("pixels_unreadable", "the compressed frames cannot be told apart") from None
     if syntax == RLELossless:
         cleaned = [blank_rle(frame, rows * columns) for frame in frames]
-    elif syntax in _CODESTREAMS:
-        cleaned = [blank_comments(frame, rows, columns) for frame in frames]
+    elif syntax in CODESTREAMS:
+        size = (rows, columns, int(dataset.get("SamplesPerPixel", 1) or 1))
+        cleaned = [blank_comments(frame, *size) for frame in frames]
     else:
         raise Refused("pixels_unreadable", "a compression this version does not know")
     dataset.PixelData = encapsulate(cleaned)

@@ -41,6 +41,8 @@ BROKEN = (
 )
 _CHUNK = 1 << 20
 _MAX_EXPANSION = 64 << 20
+# An empty item has 8 bytes and becomes an object of a kilobyte.
+_ITEM, _MAX_ITEMS = b"\xfe\xff\x00\xe0", 2_000_000
 _CMS = bytes.fromhex("06092a864886f70d0107")  # DER of the object identifiers of CMS (RFC 5652)
 _PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -112,6 +114,8 @@ def parse(content: Content) -> FileDataset:
         raise Refused("not_dicom", "no DICOM header")
     try:
         _check_expansion(data)
+        if data.count(_ITEM) > _MAX_ITEMS:
+            raise Refused("expands", f"more than {_MAX_ITEMS:,} items")
         with quiet():
             dataset = dcmread(io.BytesIO(data), force=True)
             _check_complete(dataset, data)

@@ -2,6 +2,7 @@
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from wardround.datasets.deidentify import values
 from wardround.datasets.deidentify.dummies import dummy
@@ -10,6 +11,7 @@ from wardround.datasets.deidentify.text import common
 from wardround.datasets.deidentify.walk import PATIENT_ID, PATIENT_NAME, PIXELS, Walk
 
 _CHARACTER_SET, _ACCESSION_NUMBER = 0x00080005, 0x00080050
+_LARGE = 1_000_000  # smaller binary numbers are sizes and counts
 
 
 def remember(element: DataElement, walk: Walk) -> None:
@@ -33,7 +35,9 @@ def _note(element: DataElement, value: str, walk: Walk) -> None:
         if Option.UIDS not in walk.profile.options and walk.pseudonyms.uid(value) != value:
             walk.identity.add(value, always=True)
     elif element.VR in values.TEMPORAL:
-        if element.VR != "TM" or len(value) > 8:
+        if element.VR != "TM":
+            walk.identity.add_day(value)
+        elif len(value) > 8:
             walk.identity.add(value, always=True, raw=False)
     elif element.tag.is_private:
         # Vendors repeat harmless public attributes in their own: only names and what looks like
@@ -65,11 +69,32 @@ def _scrub(dataset: Dataset, walk: Walk, *, kept: bool) -> None:
         elif tag in PIXELS or tag in (PATIENT_NAME, PATIENT_ID, _CHARACTER_SET):
             continue
         elif element.VR in values.BINARY:
-            if isinstance(element.value, bytes) and walk.identity.found_in_bytes(element.value):
+            content = element.value
+            if isinstance(content, bytes) and walk.identity.found_in_bytes(content, parts=True):
                 del dataset[element.tag]
                 walk.counts["repeated_values_removed"] += 1
+        elif element.VR == "UI":
+            _scrub_uids(element, walk, kept=kept or walk.keeps(tag))
+        elif element.VR in values.NUMBERS:
+            _scrub_numbers(dataset, element, walk)
         else:
             _scrub_texts(dataset, element, walk, kept=kept or walk.keeps(tag))
+
+
+def _scrub_uids(element: DataElement, walk: Walk, *, kept: bool) -> None:
+    """A UID that an option keeps is replaced when the patient's number is part of it."""
+    old = list(values.strings(element))
+    new = [walk.pseudonyms.uid(uid) if walk.identity.in_uid(uid) else uid for uid in old]
+    if kept and new != old:
+        element.value = new[0] if len(new) == 1 else new
+        walk.counts["repeated_values_removed"] += 1
+
+
+def _scrub_numbers(dataset: Dataset, element: DataElement, walk: Walk) -> None:
+    many = element.value if isinstance(element.value, list | MultiValue) else [element.value]
+    if any(number and number >= _LARGE and walk.identity.is_number(number) for number in many):
+        dataset[element.tag] = dummy(element.tag, element.VR, element.value)
+        walk.counts["repeated_values_removed"] += 1
 
 
 def _scrub_texts(dataset: Dataset, element: DataElement, walk: Walk, *, kept: bool) -> None:

@@ -36,11 +36,12 @@ _J2K_CODING = frozenset(
 ) | {0xFF63}
 
 
-def blank_comments(frame: bytes, rows: int, columns: int) -> bytes:
+def blank_comments(frame: bytes, rows: int, columns: int, samples: int = 1) -> bytes:
     """Return `frame` (JPEG, JPEG-LS or JPEG 2000 codestream) with its free-form payloads zeroed.
 
     Raises Refused ("pixels_unreadable") for another format, a broken structure, or a picture whose
-    size is not `rows` x `columns`, which would decode to something the header does not tell.
+    size is not `rows` x `columns`, of `samples` a pixel, which would decode to something the header
+    does not tell.
     """
     data = bytearray(frame)
     try:
@@ -52,7 +53,7 @@ def blank_comments(frame: bytes, rows: int, columns: int) -> bytes:
             raise Refused("pixels_unreadable", "a frame is no JPEG or JPEG 2000 codestream")
     except IndexError:
         raise Refused("pixels_unreadable", "a compressed frame ends early") from None
-    if size != (rows, columns):
+    if size != (rows, columns, samples):
         raise Refused("pixels_unreadable", "a frame's own size is not the header's")
     return bytes(data)
 
@@ -105,8 +106,8 @@ def _zero(data: bytearray, start: int, stop: int) -> None:
     data[start:stop] = bytes(max(0, stop - start))
 
 
-def _blank_jpeg(data: bytearray) -> tuple[int, int]:
-    at, size = 2, (0, 0)
+def _blank_jpeg(data: bytearray) -> tuple[int, int, int]:
+    at, size = 2, (0, 0, 0)
     while True:
         if data[at] != 0xFF:
             raise Refused("pixels_unreadable", "a JPEG marker is missing")
@@ -125,8 +126,8 @@ def _blank_jpeg(data: bytearray) -> tuple[int, int]:
         if length < 2 or stop > len(data):
             raise Refused("pixels_unreadable", "a JPEG segment is longer than its frame")
         if marker in _FRAME_HEADERS:
-            if size == (0, 0):
-                size = _word(data, start + 1), _word(data, start + 3)
+            if size == (0, 0, 0):
+                size = _word(data, start + 1), _word(data, start + 3), data[start + 5]
         elif marker not in _CODING:
             _blank_segment(data, marker, start, stop)
         at = _after_scan(data, stop) if marker == _SOS else stop
@@ -153,8 +154,8 @@ def _after_scan(data: bytearray, at: int) -> int:
         at += 1 if following == 0xFF else 2
 
 
-def _blank_jpeg2000(data: bytearray) -> tuple[int, int]:
-    at, size, tile_end = 2, (0, 0), 0
+def _blank_jpeg2000(data: bytearray) -> tuple[int, int, int]:
+    at, size, tile_end = 2, (0, 0, 0), 0
     while True:
         marker = _word(data, at)
         if marker == _J2K_EOC:
@@ -162,8 +163,9 @@ def _blank_jpeg2000(data: bytearray) -> tuple[int, int]:
             return size
         if marker == _J2K_SOD:
             if tile_end == 0:
-                end = data.rfind(b"\xff\xd9")
-                if end < at:
+                # No two bytes of packets look like a marker (T.800 section B.10.1).
+                end = data.find(b"\xff\xd9", at + 2)
+                if end < 0:
                     raise Refused("pixels_unreadable", "a JPEG 2000 frame has no end marker")
                 tile_end = end
             if tile_end <= at:
@@ -176,7 +178,7 @@ def _blank_jpeg2000(data: bytearray) -> tuple[int, int]:
         if marker == _J2K_SIZ:
             wide = _long(data, at + 6) - _long(data, at + 14)
             high = _long(data, at + 10) - _long(data, at + 18)
-            size = high, wide
+            size = high, wide, _word(data, at + 38)
         elif marker == _J2K_SOT:
             part = _long(data, at + 6)
             tile_end = at + part if part else 0

@@ -1,9 +1,11 @@
 """Text that stays: which words may, and which values of this patient must not come back in it."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
+from itertools import pairwise
 
 from pydicom._dicom_dict import DicomDictionary
 
@@ -17,6 +19,15 @@ _FIRST_IDEOGRAPH = "\u2e80"
 _LONG = 8
 _LONGEST_CODE = 16  # characters, of a CS value
 _NUMBER = re.compile(r"\d{4}")
+_DAY = re.compile(r"\s*(\d\d)(\d\d)[.\-]?(\d\d)[.\-]?(\d\d)")
+_LEAST_RECORD = 10_000  # of a number as such; smaller ones count and measure things
+_SHORTEST_MARK = 6  # characters, of a name or a number among bytes
+# Letters that Unicode does not take apart, and the two spellings of an umlaut.
+_PLAIN = str.maketrans(
+    {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
+)
+_SPELT_OUT = re.compile(r"([aou])e")
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 _SHORT_UID = re.compile(rb"(?=.{,19}\Z)\d+(\.\d+)+")
 
 
@@ -60,6 +71,16 @@ def common(value: str) -> bool:
     )
 
 
+def folded(value: str) -> str:
+    """Return `value` without case, accents and other marks: one spelling of each letter."""
+    lower = value.casefold()
+    if lower.isascii():
+        return lower
+    parts = unicodedata.normalize("NFKD", lower).translate(_PLAIN)
+    bare = "".join(sign for sign in parts if unicodedata.category(sign)[0] != "M")
+    return unicodedata.normalize("NFC", bare).casefold()
+
+
 class Identity:
     """What identified the patient in one file: the values that were taken out of it.
 
@@ -67,41 +88,71 @@ class Identity:
     devices copy it into other attributes.
     """
 
-    __slots__ = ("_descriptions", "_index", "_names", "_numbers", "_person", "_phrases", "_raw")
+    __slots__ = (
+        "_days",
+        "_descriptions",
+        "_index",
+        "_marks",
+        "_names",
+        "_person",
+        "_phrases",
+        "_raw",
+        "_records",
+    )
 
     def __init__(self) -> None:
+        self._days: set[int] = set()
         self._descriptions: set[str] = set()
         self._index: dict[str, list[str]] = {}  # of the phrases, made when first asked for
+        self._marks: set[bytes] = set()
         self._names: set[str] = set()
-        self._numbers: set[str] = set()
         self._person: set[str] = set()
         self._phrases: set[str] = set()
         self._raw: set[bytes] = set()
+        self._records: set[int] = set()
 
     def add_name(self, value: str) -> None:
         """Remember a person's name: each part of it as a word, and the whole."""
-        for word in _WORD.findall(value.casefold()):
-            if len(word) >= (_SHORTEST_NAME if word.isascii() else 2) and not word.isdigit():
-                self._names.add(word)
+        lower = unicodedata.normalize("NFC", value).casefold()
+        for spelling in {value, lower.translate(_UMLAUTS), _SPELT_OUT.sub(r"\1", lower)}:
+            for word in _words(spelling):
+                if len(word) >= (_SHORTEST_NAME if value.isascii() else 2) and not word.isdigit():
+                    self._names.add(word)
+                    self._mark(word)
+        for word in _WORD.findall(value):
+            self._mark(word.casefold())
         self.add(value, always=True)
         self._person.add(_phrase(value))
 
     def add_number(self, value: str, *, person: bool = False) -> None:
         """Remember a record's number, shorter than `add` would take, and the digits in it."""
         self.add(value, always=True)
-        for word in (_phrase(value), *_WORD.findall(value.casefold())):
+        for word in (_phrase(value), *_words(value)):
             if len(word) >= _SHORTEST_NUMBER and any(map(str.isdigit, word)):
                 self._remember(word)
-        self._numbers.add(value.strip())
+                self._mark(word)
+        for digits in re.findall(r"[0-9]+", value):
+            self._mark(digits)
+            if int(digits) >= _LEAST_RECORD:
+                self._records.add(int(digits))
         if person:
             self._person.add(_phrase(value))
+
+    def add_day(self, value: str) -> None:
+        """Remember a date (DA or DT), also in other ways of writing that day."""
+        self.add(value, always=True, raw=False)
+        if day := _DAY.match(value):
+            self._days.add(int("".join(day.groups())))
+            self._mark("".join(day.groups()))
+            for form in _ways(day):
+                self._remember(form)
 
     def add(self, value: str, *, always: bool = False, raw: bool = True) -> None:
         """Remember a value; common words alone are no identity unless `always`.
 
         With `raw` it is also looked for in binary values and in the finished file.
         """
-        words = _WORD.findall(value.casefold())
+        words = _words(value)
         phrase = " ".join(words)
         if not words or len(phrase) < (_SHORTEST_PHRASE if phrase.isascii() else 3):
             return
@@ -131,13 +182,26 @@ class Identity:
     def forget(self, value: str) -> None:
         """Take back one remembered value, which the profile retains; never who the patient is."""
         if _phrase(value) not in self._person:
-            self._phrases.discard(_phrase(value))
+            day = _DAY.match(value)
+            self._phrases -= {_phrase(value), *(_ways(day) if day else ())}
             self._index.clear()
             self._raw.discard(value.strip(" \0").encode("utf-8", "surrogateescape"))
+            if day:
+                self._days.discard(int("".join(day.groups())))
+                self._marks.discard("".join(day.groups()).encode())
 
-    def is_number(self, value: str) -> bool:
-        """Tell whether a number as written is the patient's or the request's record number."""
-        return len(value.strip()) >= _SHORTEST_PHRASE and value.strip() in self._numbers
+    def is_number(self, value: str | float) -> bool:
+        """Tell whether a number is a record number of the patient or the request, or a day."""
+        try:
+            number = float(value)
+        except ValueError:
+            return False
+        return number.is_integer() and int(number) in self._records | self._days
+
+    def in_uid(self, uid: str) -> bool:
+        """Tell whether a UID holds a record number of the patient or the request."""
+        numbers = (str(number) for number in self._records)
+        return any(len(number) >= _SHORTEST_MARK and number in uid for number in numbers)
 
     def found_in(self, value: str, *, code: bool = False, parts: bool = True) -> bool:
         """Tell whether one of the values stands in `value`, also in one word with others.
@@ -145,7 +209,7 @@ class Identity:
         In a `code`, names that are common words (HEAD) and short descriptions do not count.
         Without `parts`, only a whole name counts, not a part of it.
         """
-        words = _WORD.findall(value.casefold())
+        words = _words(value)
         spaced, joined = f" {' '.join(words)} ", "".join(words)
         names = self._names - _common_words() if code else self._names if parts else set()
         if not names.isdisjoint(words) or any(_embedded(name, joined) for name in names):
@@ -176,23 +240,52 @@ class Identity:
                 if f" {phrase} " in spaced:
                     yield phrase
 
-    def found_in_bytes(self, content: bytes) -> bool:
+    def found_in_bytes(self, content: bytes, *, parts: bool = False) -> bool:
         """Tell whether one of the longer values (8 bytes or more) stands in `content`.
 
-        A short UID begins many others, by chance the new ones too: it counts as a whole only.
+        A short UID begins many others, by chance the new ones too: it counts as a whole only. With
+        `parts`, for bytes that are no text, each name and record number of six characters or more
+        counts alone, in any case.
         """
+        if parts:
+            lower = content.lower()
+            if any(mark in lower for mark in self._marks):
+                return True
         return any(
             raw in content and (not _SHORT_UID.fullmatch(raw) or _whole(raw, content))
             for raw in self._raw
         )
+
+    def _mark(self, word: str) -> None:
+        steps = {ord(after) - ord(before) for before, after in pairwise(word)}
+        if len(word) >= _SHORTEST_MARK and len(steps) > 1:  # 123456 is in every table of greys
+            self._marks.add(word.encode())
+            if max(word) <= "\xff":
+                self._marks.add(word.encode("latin-1"))
 
 
 def _whole(uid: bytes, content: bytes) -> bool:
     return re.search(rb"(?<![\d.])" + re.escape(uid) + rb"(?![\d.])", content) is not None
 
 
+def _words(value: str) -> list[str]:
+    return _WORD.findall(folded(value))
+
+
 def _phrase(value: str) -> str:
-    return " ".join(_WORD.findall(value.casefold()))
+    return " ".join(_words(value))
+
+
+def _ways(day: re.Match[str]) -> set[str]:
+    """Return the ways to write a day in digits with a year of two; see `values.telltale` for the
+    others.
+    """
+    _, year, month, date = day.groups()
+    forms = set()
+    for month_, date_ in ((month, date), (month.lstrip("0"), date.lstrip("0"))):
+        for order in ((year, month_, date_), (date_, month_, year), (month_, date_, year)):
+            forms.add(" ".join(order))
+    return forms | {year + month + date, date + month + year, month + date + year}
 
 
 def _embedded(name: str, joined: str) -> bool:

@@ -38,13 +38,29 @@ _FAMILIES = (
     frozenset({"DS", "IS", "FD", "FL", "US", "SS", "UL", "SL", "UV", "SV"}),
     BINARY - {"UN"},
 )
+# Months as English, German, French, Spanish, Italian and Dutch shorten them.
+_MONTH = (
+    r"(?:jan|ene|gen|feb|f[eé]v|m[aä]r|mrt|apr|avr|abr|ma[iyg]|mei|jui?n|giu|jui?l|lug|a[uo][ugû]|"
+    r"ago|sep|set|o[ckt]t|nov|d[eéi][czb])[^\W\d_]*"
+)
 # A mark of a person or a record in a text that no rule names: a mail address, a person's name in
 # DICOM form, a date or a number of eight digits and more, a UID.
 _TELLTALE = re.compile(
-    r"@|\^|\d{8}|\d{4}[-./]\d{2}[-./]\d{2}|\d{1,2}[-./]\d{1,2}[-./]\d{4}|"
-    r"\d+(?:\.\d+){5}"
+    r"@|\^|\d{8}|(?:19|20)\d\d[-./]\d{1,2}[-./]\d{1,2}(?!\d)|\d{1,2}[-./]\d{1,2}[-./]\d{4}|"
+    r"\d+(?:\.\d+){5}|"
+    rf"\d{{1,2}}[ ./-]*{_MONTH}[ ./-]*(?:19|20)?\d\d(?!\d)|"
+    rf"{_MONTH}[ ./-]*\d{{1,2}}[ ,./-]+(?:19|20)\d\d(?!\d)",
+    re.IGNORECASE,
 )
 CHARACTER_SET = 0x00080005
+# How the values of each binary number are stored, and letters enough to be a text and no numbers.
+_STORED = {
+    "AT": "L", "FD": "d", "FL": "f", "SL": "l", "SS": "h", "SV": "q", "UL": "L", "US": "H",
+    "UV": "Q",
+}  # fmt: skip
+NUMBERS = frozenset(_STORED)
+_SPELLED = re.compile(rb"(?=(?:[^A-Za-z]*[A-Za-z]){6})[\w ^=.,'-]{8,}[\0 ]*")
+_SPELLED_FLOATS = 16  # bytes; fewer may look like letters by chance
 _WRITTEN = {
     "DS": re.compile(r"\s*(?:[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)?\s*"),
     "IS": re.compile(r"\s*(?:[+-]?\d+(?:\.0*)?)?\s*"),
@@ -100,6 +116,17 @@ def well_formed(element: DataElement) -> bool:
         return all(value in python_encoding for value in strings(element))
     pattern = _WRITTEN.get(element.VR)
     return pattern is None or all(pattern.fullmatch(value) for value in strings(element))
+
+
+def spells(element: DataElement) -> bool:
+    """Tell whether the bytes of a value of numbers are letters: a text hides there."""
+    form, content = _STORED.get(element.VR), element.value
+    if form is not None and content is not None:
+        many = content if isinstance(content, list | MultiValue) else [content]
+        content = struct.pack(f"<{len(many)}{form}", *many)
+        if element.VR == "FL" and len(content) < _SPELLED_FLOATS:
+            return False
+    return isinstance(content, bytes) and bool(_SPELLED.fullmatch(content))
 
 
 def coded(element: DataElement) -> bool:
