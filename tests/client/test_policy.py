@@ -127,6 +127,19 @@ def test_a_weaker_protection_than_the_policy_asks_is_refused(
     assert caught.value.rule == rule
 
 
+def test_a_policy_may_demand_group_mode(tmp_path: Path) -> None:
+    text = ADMITS + "require_group_mode = true\n"
+    with pytest.raises(Refused, match="ask for a plan with group_mode = true") as caught:
+        read(tmp_path, text).admit(PLAN, today=DAY)
+    assert caught.value.rule == "group_mode"
+    hidden = replace(PLAN.secure_aggregation, group_mode=True)
+    grouped = replace(PLAN, secure_aggregation=hidden)
+    assert read(tmp_path, text).admit(grouped, today=DAY).require_group_mode
+    for silent in (ADMITS, ADMITS + "require_group_mode = false\n"):
+        assert not read(tmp_path, silent).admit(PLAN, today=DAY).require_group_mode
+        assert read(tmp_path, silent).admit(grouped, today=DAY).data == "chest"
+
+
 def test_the_second_block_may_admit_what_the_first_refuses(tmp_path: Path) -> None:
     second = ADMITS[ADMITS.index("[[admit]]") :]
     text = ADMITS.replace("epsilon = 3.0", "epsilon = 1.0", 1) + second
@@ -143,7 +156,9 @@ def test_the_second_block_may_admit_what_the_first_refuses(tmp_path: Path) -> No
         ("epsilon = 8.0", "epsilon = -1", "must be a number above 0"),
         ("[total]", "[totals]", "unknown setting 'totals'"),
         ("[total]", "[total", "not valid TOML"),
+        ("[[admit]]", "[admit]", r"blocks that begin \[\[admit\]\]"),
         ("shared_noise = false", "shared_noise = 0", "shared_noise must be true or false"),
+        ("expires", "require_group_mode = 1\nexpires", "require_group_mode must be true or false"),
     ],
 )
 def test_a_policy_with_a_mistake_admits_nothing_and_says_where(

@@ -13,6 +13,7 @@ from tests.system.test_study_in_process import Killed, evidence, spends
 import wardround.client.round as round_module
 import wardround.privacy.secagg.participant as participant_module
 from wardround.client.config import Home
+from wardround.client.errors import Refused
 from wardround.client.link import Link
 from wardround.client.replica import Replica, load_replica
 from wardround.client.round import RoundHandler
@@ -144,6 +145,29 @@ def test_sites_whose_updates_16_bits_would_round_to_zero_refuse_before_they_spen
     rules = [event.rule for event in events(federation, Refusal) if isinstance(event, Refusal)]
     assert set(rules) == {"precision"}
     assert spends(federation) == []
+
+
+def test_a_site_that_demands_group_mode_approves_no_other_plan_and_runs_none(
+    federation: LocalFederation,
+) -> None:
+    site = federation.sites["north"]
+    admits = site.home.policy.read_text()
+    demands = admits + "require_group_mode = true\n"
+    site.home.policy.write_text(demands)
+    with pytest.raises(Refused, match="group_mode = true") as caught:
+        federation.approve(make_plan(rounds=1))
+    assert caught.value.rule == "group_mode"
+    site.home.policy.write_text(admits)
+    federation.approve(make_plan(rounds=1))
+    site.home.policy.write_text(demands)  # after the approval
+    outcome = federation.run("findings")
+    assert outcome.status == "failed"
+    assert "ask for a plan with group_mode = true" in outcome.note
+    (refusal,) = events(federation, Refusal)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.rule, refusal.run, refusal.round) == ("group_mode", outcome.run, 0)
+    federation.approve(grouped(make_plan(rounds=1)))
+    assert federation.run("findings").status == "completed"
 
 
 def test_nothing_at_the_coordinator_holds_a_sum_or_a_model(

@@ -57,6 +57,7 @@ delta = 1e-5
 # min_patients = 20                   # refuse while the data set has fewer patients
 # peers = ["north", "south", "west"]  # sites it may run with; this site included
 # shared_noise = false                # allow noise that is complete only in the sum
+# require_group_mode = false          # true: refuse plans whose sums the coordinator can read
 # expires = 2027-12-31                # nothing runs after that day
 """
 

@@ -24,8 +24,11 @@ _FIELDS = {
     "min_patients": int,
     "peers": list,
     "shared_noise": bool,
+    "require_group_mode": bool,
     "expires": date,
 }
+_DEFAULTS = {"require_group_mode": False}
+"""What a block need not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Admission:
     min_patients: int
     peers: frozenset[str]
     shared_noise: bool
+    require_group_mode: bool
     expires: date
 
 
@@ -119,6 +123,12 @@ def _first_refusal(block: Admission, plan: StudyPlan, day: date, policy: Policy)
             "shared_noise",
             "the plan shares noise between sites, which the policy does not allow",
         ),
+        (
+            plan.secure_aggregation.group_mode or not block.require_group_mode,
+            "group_mode",
+            "the coordinator could read sums and models of the plan, which the policy does not "
+            "allow; ask for a plan with group_mode = true",
+        ),
     )
     for holds, rule, message in rules:
         if not holds:
@@ -141,6 +151,8 @@ def load(path: Path) -> Policy:
     if not isinstance(total, dict) or set(total) != {"epsilon", "delta"}:
         raise ConfigInvalid("policy.toml needs [total] with epsilon and delta")
     blocks = table.get("admit", [])
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        raise ConfigInvalid("policy.toml: what is admitted stands in blocks that begin [[admit]]")
     return Policy(
         admissions=tuple(_admission(block, i + 1) for i, block in enumerate(blocks)),
         total_epsilon=_decimal(total["epsilon"], "[total] epsilon"),
@@ -149,8 +161,8 @@ def load(path: Path) -> Policy:
     )
 
 
-def _admission(block: dict[str, object], number: int) -> Admission:
-    where = f"policy.toml: [[admit]] block {number}"
+def _admission(written: dict[str, object], number: int) -> Admission:
+    where, block = f"policy.toml: [[admit]] block {number}", _DEFAULTS | written
     if unknown := sorted(set(block) - set(_FIELDS)):
         raise ConfigInvalid(f"{where} has an unknown field {unknown[0]!r}")
     if missing := [name for name in _FIELDS if name not in block]:
@@ -174,6 +186,7 @@ def _admission(block: dict[str, object], number: int) -> Admission:
         min_patients=int(str(block["min_patients"])),
         peers=frozenset(peers),
         shared_noise=block["shared_noise"] is True,
+        require_group_mode=block["require_group_mode"] is True,
         expires=date.fromisoformat(str(expires)[:10]),
     )
 

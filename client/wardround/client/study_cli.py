@@ -166,6 +166,7 @@ def policy_show(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) ->
                 "min_patients": block.min_patients,
                 "peers": sorted(block.peers),
                 "shared_noise": block.shared_noise,
+                "require_group_mode": block.require_group_mode,
                 "expires": str(block.expires),
             }
             for block in rules.admissions
@@ -177,7 +178,8 @@ def policy_show(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) ->
     if not rules.admissions:
         out.print("No study is admitted: policy.toml has no [[admit]] block.", markup=False)
         return
-    table = Table("task", "data", "epsilon", "unit", "sites", "expires", box=None, pad_edge=False)
+    names = ("task", "data", "epsilon", "unit", "sites", "sum read by", "expires")
+    table = Table(*names, box=None, pad_edge=False)
     for block in rules.admissions:
         table.add_row(
             block.task,
@@ -185,6 +187,7 @@ def policy_show(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) ->
             str(block.epsilon),
             block.unit,
             f"{block.min_cohort}+ of {', '.join(sorted(block.peers))}",
+            "sites" if block.require_group_mode else "coordinator",
             str(block.expires),
         )
     out.print(table)
