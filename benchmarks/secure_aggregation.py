@@ -7,6 +7,11 @@ table runs in turn, several times over, and the least time of each counts. Only 
 run carry over to another machine. Processor times are of one thread (two hardware threads of one
 core slow each other down, which would be counted twice); what a second core brings is a row of its
 own, in time of the clock. `Flower` is the faster of its two plaintext aggregations.
+
+A `floor` is what the primitives alone take, measured in the same run: the AES streams, SHA-256 of
+what a site sends, one read of what comes in and the first write of what goes out. `floor + adds`
+has NumPy's additions of the masks too. Arranging these calls differently comes no lower, so a floor
+beside a goal says whether the goal can be met with them.
 """
 
 import argparse
@@ -61,11 +66,19 @@ from wardround.privacy.secagg.masking import (
 )
 from wardround.privacy.secagg.protection import GroupKeys, protect, unmask, unprotect
 from wardround.privacy.secagg.quantization import Decoder, Quantizer
-from wardround.privacy.secagg.segments import CHUNK_BYTES, SEGMENT_BYTES
+from wardround.privacy.secagg.segments import CHUNK, SEGMENT_BYTES
 
 SECTION = "secure aggregation"
 MOD = 1 << 32
-ZEROS = segments.aligned(CHUNK_BYTES, np.uint8).data
+IN_CACHE = 128  # chunks
+PRIMITIVES = {
+    "sha": "SHA-256 in cache",
+    "add": "addition in cache",
+    "read": "read from memory",
+    "fresh": "first write to memory",
+}
+CHUNK_BYTES = 4 * CHUNK
+ZEROS = memoryview(bytes(CHUNK_BYTES))
 BUFFER = segments.aligned(CHUNK_BYTES + 16, np.uint8).data
 
 
@@ -85,7 +98,7 @@ class Row:
         ratio = "" if self.ratio is None else f"{self.ratio:.3g}x {self.compared_to}"
         met = {None: "", True: "met", False: "NOT met"}[self.met]
         value = f"{self.value:.3g}" if self.value < 1000 else f"{self.value:.0f}"
-        return f"{self.name[:30]:30} {value:>7} {self.unit:8} {ratio:17.17} {self.goal:6} {met}"
+        return f"{self.name[:34]:34} {value:>7} {self.unit:8} {ratio:17.17} {self.goal:6} {met}"
 
 
 def least(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -117,6 +130,32 @@ def raw_stream(streams: list[Stream], size: int) -> None:
                 encryptor.update_into(ZEROS, BUFFER)
 
 
+def primitives(update: np.ndarray) -> dict[str, Callable[[], object]]:
+    """What no protected sum does without, one vector of 32 bits a coordinate each.
+
+    `read` takes its vector from memory and `fresh` writes to memory new to the process; `sha` and
+    `add` work on one chunk that stays in cache.
+    """
+    chunk, other = (segments.aligned(CHUNK, ring_type(32)) for _ in range(2))
+    chunk[:], other[:] = 1, 2
+
+    def sha() -> None:
+        hasher = hashlib.sha256()
+        for _ in range(IN_CACHE):
+            hasher.update(chunk.data)
+
+    def add() -> None:
+        for _ in range(IN_CACHE):
+            np.add(chunk, other, out=chunk)
+
+    return {
+        "sha": sha,
+        "add": add,
+        "read": update.max,
+        "fresh": lambda: segments.aligned(len(update), np.float32).fill(0),
+    }
+
+
 def bare_site(spec: RunSpec, update: np.ndarray, streams: list[Stream]) -> np.ndarray:
     """What SecAgg+ does at a site and no more: check, quantise, self mask and pair masks."""
     vector = segments.aligned(spec.encoded_length, ring_type(spec.ring_bits))
@@ -124,7 +163,7 @@ def bare_site(spec: RunSpec, update: np.ndarray, streams: list[Stream]) -> np.nd
     quantizer = Quantizer(spec, 0.16, update, 10)
     for index, part in enumerate(segments.segments(len(vector), vector.itemsize)):
         mask = SegmentMask(streams, index)
-        for start, stop in segments.chunks(*part, vector.itemsize):
+        for start, stop in segments.chunks(*part):
             quantizer.encode(start, signed[start:stop])
             mask.apply(vector[start:stop])
     return vector
@@ -224,10 +263,12 @@ def table(dimension: int, sites: int, repeats: int) -> list[Row]:
         for update in updates
     ]
     blank = segments.aligned(dimension, ring_type(32))
+    blank[:] = 0
 
     def coordinator(bits: int) -> Aggregate | None:
         total = segments.aligned(plain[bits].vector_length, ring_type(bits))
-        for vector in masked[bits]:
+        np.copyto(total, masked[bits][0])
+        for vector in masked[bits][1:]:
             np.add(total, vector, out=total)
         return unmask(plain[bits], clip, names, total, streams)
 
@@ -244,6 +285,7 @@ def table(dimension: int, sites: int, repeats: int) -> list[Row]:
         "coordinator 32": lambda: coordinator(32),
         "coordinator 16": lambda: coordinator(16),
         "digest": lambda: segments.vector_digest(blank),
+        **primitives(updates[0]),
     }
     vector, _ = protect(wide, clip, names[0], contribution, streams, group)
     apply_streams(vector, [stream.opposite() for stream in streams])
@@ -259,7 +301,23 @@ def table(dimension: int, sites: int, repeats: int) -> list[Row]:
         except ImportError:
             print("TenSEAL is not installed (pip install tenseal): no row for CKKS")
     seconds |= least(slow, 2)
-    return _rows(dimension, sites, {name: t / dimension * 1e9 for name, t in seconds.items()})
+    counts = dict.fromkeys(("sha", "add"), IN_CACHE * CHUNK)
+    ns = {name: t / counts.get(name, dimension) * 1e9 for name, t in seconds.items()}
+    return _rows(dimension, sites, ns)
+
+
+def _floors(ns: Mapping[str, float], ours: str, sites: int) -> tuple[float, float]:
+    """Return the least nanoseconds of a step with these primitives: without and with additions."""
+    if ours == "coordinator 32":
+        masks, width = sites, 1.0
+        memory = sites * ns["read"] + 2 * ns["fresh"]  # the sum and the mean
+    else:
+        kind, bits = ours.split()
+        masks, width = (sites if kind == "bare" else sites + 1), int(bits) / 32
+        memory = ns["read"] + width * ns["fresh"]
+    digest = width * ns["sha"] if ours.startswith("site") else 0.0
+    floor = width * masks * ns["raw"] / sites + digest + memory
+    return floor, floor + width * masks * ns["add"]
 
 
 def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
@@ -269,21 +327,31 @@ def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
 
     def row(name: str, key: str, base: float = 0.0, to: str = "", most: float | None = None) -> Row:
         ratio = ns[key] / base if base else None
-        met = None if most is None or ratio is None else ratio <= most
-        goal = "" if most is None else f"<={most:g}"
+        met = ratio <= most if ratio and most and ten else None
+        goal = "" if met is None else f"<={most:g}"
         return Row(tag + name, ns[key], "ns/param", to, ratio, goal, met)
 
     def gain(name: str, key: str, ours: str, most: float) -> Row:
         ratio = ns[key] / ns[ours]
         return Row(tag + name, ns[key], "ns/param", "ours", ratio, f">={most:g}", ratio >= most)
 
-    site_goal, coordinator_goal = ((0.5, 0.4) if big else (1.2, 1.0)) if ten else (None, None)
+    def floors(name: str, ours: str, theirs: str, wanted: float) -> list[Row]:
+        """Two floors beside a goal: as a ratio to Flower, or of SecAgg+ or CKKS to the floor."""
+        rows = []
+        for label, value in zip(("floor", "floor + adds"), _floors(ns, ours, sites), strict=True):
+            ratio = value / flower if theirs == "flower" else ns[theirs] / value
+            sign, other = ("<=", "Flower") if theirs == "flower" else (">=", "floor")
+            goal = f"{sign}{wanted:g}"
+            rows.append(Row(f"{tag}{name}: {label}", value, "ns/param", other, ratio, goal))
+        return rows
+
+    site_goal, coordinator_goal = (0.5, 0.4) if big else (1.2, 1.0)
     rows = [
         row("plaintext FedAvg, chunked", "fedavg", flower, "Flower"),
         row("Flower aggregate (lists)", "flower"),
         row("Flower aggregate (records)", "flower records"),
         row("raw AES of the masks", "raw"),
-        row("masks alone", "masks", ns["raw"], "raw AES", 1.5 if ten else None),
+        row("masks alone", "masks", ns["raw"], "raw AES", 1.5),
         row("site, 32 bits", "site 32", flower, "Flower", site_goal),
         row("site, 16 bits", "site 16", flower, "Flower"),
         row("site, no MAC/digest/group, 32", "bare 32", flower, "Flower"),
@@ -291,6 +359,7 @@ def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
         row("same, to Flower's records", "coordinator 32", ns["flower records"], "records"),
         row("coordinator, 16 bits", "coordinator 16", flower, "Flower"),
         row("digest of one vector", "digest"),
+        *(row(f"one {name}", key) for key, name in PRIMITIVES.items()),
         row("site reads 1-site sum", "strip"),
     ]
     if ten:
@@ -299,10 +368,17 @@ def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
             gain("SecAgg+ site (16)", "secagg+ site", "site 16", 20),
             gain("SecAgg+ / bare site (32)", "secagg+ site", "bare 32", 10),
             gain("SecAgg+ / bare site (16)", "secagg+ site", "bare 16", 20),
+            *floors("SecAgg+ (32)", "site 32", "secagg+ site", 10),
+            *floors("SecAgg+ (16)", "site 16", "secagg+ site", 20),
+            *floors("SecAgg+ / bare (16)", "bare 16", "secagg+ site", 20),
+            *floors("site, 32", "site 32", "flower", site_goal),
+            *floors("coordinator", "coordinator 32", "flower", coordinator_goal),
         ]
         if "ckks site" in ns:
             rows.append(gain("CKKS site (32)", "ckks site", "site 32", 200))
             rows.append(gain("CKKS / bare site (32)", "ckks site", "bare 32", 200))
+            rows += floors("CKKS (32)", "site 32", "ckks site", 200)
+            rows += floors("CKKS / bare (32)", "bare 32", "ckks site", 200)
     rows.append(row("SecAgg+ server", "secagg+ server", ns["coordinator 32"], "ours"))
     return rows
 

@@ -24,6 +24,7 @@ from wardround.privacy.secagg.checks import derived_holders, sealed_holders
 from wardround.privacy.secagg.dealing import deal, derived_share
 from wardround.privacy.secagg.masking import SegmentMask, Stream, apply_streams, fastest_backend
 from wardround.privacy.secagg.parameters import TAG_BITS
+from wardround.privacy.secagg.protection import GroupKeys, protect
 from wardround.privacy.secagg.quantization import (
     Decoder,
     Quantizer,
@@ -33,9 +34,10 @@ from wardround.privacy.secagg.quantization import (
 )
 from wardround.privacy.secagg.rotation import GAIN, ROWS, rotate_back
 from wardround.privacy.secagg.segments import (
-    CHUNK_BYTES,
+    CHUNK,
     SEGMENT_BYTES,
     WORKSPACE,
+    Ring,
     segments,
     vector_digest,
 )
@@ -208,7 +210,7 @@ def test_both_backends_give_the_same_segments() -> None:
     for segment in (0, 1, 2**32 + 5):
         results = []
         for backend in ("gcm", "ctr"):
-            chunks = np.zeros((3, CHUNK_BYTES // 4), dtype="<u4")
+            chunks = np.zeros((3, CHUNK), dtype="<u4")
             mask = SegmentMask([Stream(bytes(range(32)))], segment, backend)
             for chunk in chunks:
                 mask.apply(chunk)
@@ -478,3 +480,28 @@ def test_any_change_of_one_coordinate_changes_every_tag(place: int, delta: int) 
     before = tags_of(b"k" * 32, b"c", vector)
     vector[place] = delta
     assert tags_of(b"k" * 32, b"c", vector) != before
+
+
+# Uploads
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_an_upload_holds_no_memory_that_was_not_written(
+    bits: int, clip: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a site's fresh memory holds (another patient's data, say) is not uploaded."""
+    spec, _ = run_spec(3, ring_bits=bits, layout=(TensorLayout("x", (CHUNK + 300,)),))
+    values = np.full(spec.dimension, 0.25, np.float32)
+    contribution = Contribution(values, 1, (0,) * len(spec.counters))
+    uploads = set()
+    for old in (0, 0x5A):
+
+        def memory(length: int, dtype: "np.dtype[Any]", old: int = old) -> Ring:
+            return np.full(length * dtype.itemsize, old, np.uint8).view(dtype)
+
+        monkeypatch.setattr("wardround.privacy.secagg.protection.aligned", memory)
+        group = GroupKeys(b"g" * 32, b"c" * 32)
+        vector, _ = protect(spec, clip, spec.participants[0], contribution, (), group)
+        uploads.add(vector.tobytes())
+    assert len(uploads) == 1

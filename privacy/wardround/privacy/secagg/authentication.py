@@ -69,7 +69,7 @@ def tags_of(group_key: bytes, context: bytes, vector: Ring) -> tuple[int, ...]:
     parts = segments(len(vector), vector.itemsize)
 
     def work(index: int) -> None:
-        for start, stop in chunks(*parts[index], vector.itemsize):
+        for start, stop in chunks(*parts[index]):
             authenticator.inner(start, vector[start:stop])
 
     for_each(len(parts), work)

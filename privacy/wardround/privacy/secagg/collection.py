@@ -191,7 +191,7 @@ class Collection:
 
         def work(index: int) -> None:
             hasher = hashlib.sha256()
-            for start, stop in chunks(*parts[index], vector.itemsize):
+            for start, stop in chunks(*parts[index]):
                 chunk, total = vector[start:stop], self._sum[start:stop]
                 hasher.update(chunk.data)
                 if first:

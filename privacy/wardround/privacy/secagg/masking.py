@@ -19,16 +19,15 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR, GCM
 from numpy.typing import NDArray
 
 from wardround.privacy.secagg.segments import (
-    CHUNK_BYTES,
+    CHUNK,
     WORKSPACE,
     Ring,
-    aligned,
     chunks,
     for_each,
     segments,
 )
 
-_ZEROS = aligned(CHUNK_BYTES, np.uint8).data.toreadonly()
+_ZEROS = memoryview(bytes(4 * CHUNK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def apply_streams(vector: Ring, streams: Sequence[Stream]) -> None:
 
     def work(index: int) -> None:
         mask = SegmentMask(streams, index)
-        for start, stop in chunks(*parts[index], vector.itemsize):
+        for start, stop in chunks(*parts[index]):
             mask.apply(vector[start:stop])
 
     for_each(len(parts), work)

@@ -80,6 +80,7 @@ def protect(
     vector: Ring = aligned(spec.vector_length, kind)
     signed = signed_view(vector)
     signed[spec.encoded_length : spec.plain_length] = count_coordinates(spec, contribution)
+    signed[spec.plain_length :] = 0
     quantizer = Quantizer(spec, clip, contribution.values, contribution.weight)
     authenticator = group.authenticator(spec)
     parts = segments(len(vector), vector.itemsize)
@@ -87,7 +88,7 @@ def protect(
 
     def work(index: int) -> None:
         mask = SegmentMask(streams, index)
-        for start, stop in chunks(*parts[index], vector.itemsize):
+        for start, stop in chunks(*parts[index]):
             if start < spec.encoded_length:
                 quantizer.encode(start, signed[start : min(stop, spec.encoded_length)])
             authenticator.inner(start, signed[start:stop])
@@ -103,7 +104,7 @@ def protect(
     ]
     vector[spec.plain_length :] += np.asarray(limbs, dtype=kind) + group.tag_pad(spec, site)
     for hasher, part in zip(hashers, parts, strict=True):
-        for start, stop in chunks(*part, vector.itemsize):
+        for start, stop in chunks(*part):
             if stop > spec.plain_length:
                 hasher.update(vector[start:stop].data)
     digests = [hasher.digest() for hasher in hashers]
@@ -164,7 +165,7 @@ def unmask(
 
     def open_segment(index: int, decoder: Decoder | None = None) -> None:
         mask = SegmentMask(masks, index)
-        for start, stop in chunks(*parts[index], total.itemsize):
+        for start, stop in chunks(*parts[index]):
             mask.apply(total[start:stop])
             if decoder is not None:
                 decoder.decode(signed_view(total[start:stop]), start)
@@ -185,5 +186,5 @@ def _counts(spec: RunSpec, total: Ring) -> tuple[int, dict[str, int]]:
 
 
 def _decode_segment(decoder: Decoder, total: Ring, start: int, stop: int) -> None:
-    for low, high in chunks(start, stop, total.itemsize):
+    for low, high in chunks(start, stop):
         decoder.decode(signed_view(total[low:high]), low)

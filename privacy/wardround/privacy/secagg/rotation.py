@@ -9,7 +9,7 @@ the same spread, and one number bounds them all (Suresh et al., ICML 2017, secti
 is linear, so the sum of rotated updates is the rotated sum.
 
 The matrix is the Kronecker square of a 16 x 16 one: two products of small matrices a tile. A tile
-is 256 columns, as long as a chunk of a 16-bit vector, and is stored row by row.
+is 256 columns, as long as a chunk, and is stored row by row.
 """
 
 import numpy as np
@@ -94,6 +94,6 @@ def rotate_back(tile: Floats) -> None:
 
 def _multiply(tile: Floats, matrix: Floats) -> None:
     cube = tile.reshape(_BASE, _BASE, -1)
-    between = WORKSPACE.doubles.view(np.float32)[: tile.size].reshape(cube.shape)
+    between = WORKSPACE.between[: tile.size].reshape(cube.shape)
     np.matmul(matrix, cube, out=between)
     np.matmul(matrix, between.transpose(1, 0, 2), out=cube.transpose(1, 0, 2))

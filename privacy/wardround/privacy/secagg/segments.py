@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Ring: TypeAlias = NDArray[Any]  # uint32 or uint16, little-endian
 
 SEGMENT_BYTES = 2 * 2**20
-CHUNK_BYTES = 128 * 2**10
+CHUNK = 2**16  # coordinates; a rotation works on one, so this is part of what is uploaded
 MAX_WORKERS = 8
 _BLOCK = 16
 _PAGE = 4096
@@ -26,24 +26,29 @@ _DIGEST_LABEL = b"wardround/v1/secagg/vector\0"
 
 
 def aligned(length: int, dtype: "np.dtype[Any] | type[np.generic]") -> NDArray[Any]:
-    """Return an array [length] of zeros that begins on a page of memory.
+    """Return an array [length], not initialised, that begins on a page of memory.
 
     NumPy's own begin 16 bytes into one, so every other wide load of a vector addition straddles
     two cache lines: that makes adding a mask a third slower.
     """
     size = length * np.dtype(dtype).itemsize
-    memory = np.zeros(size + _PAGE, dtype=np.uint8)
+    memory = np.empty(size + _PAGE, dtype=np.uint8)
     start = -memory.ctypes.data % _PAGE
     return memory[start : start + size].view(dtype)
 
 
 class Workspace(threading.local):
-    """Buffers of one thread for one chunk each, made once: fresh memory costs as much as a mask."""
+    """Buffers of one thread for one chunk, made once: fresh memory costs as much as a mask.
+
+    All are views of one memory, so that chunk, mask and all stay in the cache: what encodes a
+    chunk, authenticates it or masks it leaves nothing there for the next. `doubles` covers the
+    whole, `floats` its second half, `between` (of a rotation) and `mask` the first.
+    """
 
     def __init__(self) -> None:
-        self.mask = aligned(CHUNK_BYTES + _BLOCK, np.uint8)  # a cipher may ask for a block more
-        self.floats: NDArray[np.float32] = aligned(CHUNK_BYTES // 2, np.float32)
-        self.doubles: NDArray[np.float64] = aligned(CHUNK_BYTES // 2, np.float64)
+        self.doubles: NDArray[np.float64] = aligned(CHUNK, np.float64)
+        self.between, self.floats = self.doubles.view(np.float32).reshape(2, CHUNK)
+        self.mask = self.doubles.view(np.uint8)[: 4 * CHUNK + _BLOCK]  # a cipher may ask for more
 
 
 WORKSPACE = Workspace()
@@ -65,11 +70,10 @@ def segments(length: int, itemsize: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def chunks(start: int, stop: int, itemsize: int) -> Iterator[tuple[int, int]]:
+def chunks(start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of the chunks of one segment: small enough to stay in a core's cache."""
-    step = CHUNK_BYTES // itemsize
-    for at in range(start, stop, step):
-        yield at, min(at + step, stop)
+    for at in range(start, stop, CHUNK):
+        yield at, min(at + CHUNK, stop)
 
 
 def for_each(count: int, work: Callable[[int], None]) -> None:
