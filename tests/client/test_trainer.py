@@ -47,6 +47,7 @@ def one_step(shared: bool) -> StudyPlan:
     return changed(
         training=Training(2, "one_step", 1, "sgd", Decimal("0.1")),
         privacy=replace(PLAN.privacy, shared_noise=shared),
+        secure_aggregation=replace(PLAN.secure_aggregation, update_clip=Decimal(5)),
     )
 
 
@@ -152,6 +153,14 @@ def test_with_shared_noise_the_weight_is_the_expected_batch(data: Cohort, start:
     _, weight = Trainer.open(one_step(shared=True), data).train(start)
     assert weight == round(patients * 0.5)
     assert Trainer.open(one_step(shared=False), data).train(start)[1] == patients
+
+
+def test_shared_noise_that_the_protected_sum_would_cut_is_refused(data: Cohort) -> None:
+    plan = one_step(shared=True)
+    for change in ({"update_clip": Decimal("0.5")}, {"max_weight": 3}):
+        cut = replace(plan, secure_aggregation=replace(plan.secure_aggregation, **change))
+        with pytest.raises(Refused, match="raise it"):
+            Trainer.open(cut, data)
 
 
 def test_two_rounds_from_one_model_draw_other_noise(data: Cohort, start: Vector) -> None:

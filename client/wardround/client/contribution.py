@@ -43,6 +43,8 @@ class Contributions:
         next attempt. Raises Refused when the round cannot be paid for.
         """
         digest, trains = task.model.hex(), task.round < exchange_rounds(self.plan)
+        if self.plan.privacy.shared_noise and task.clip is not None:
+            raise Refused("shared_noise", "the task brings a clip of its own, which cuts the noise")
         held = self._reserve(task.round) if trains else None
         kept = load_update(self.home.scratch, self.spec.run, task.round)
         if kept is not None and kept.model_digest != digest:

@@ -17,8 +17,10 @@ from wardround.client.training import (
     StepReport,
     TrainingData,
     TrainingSettings,
+    check_shared_noise,
     counters,
     evaluate,
+    expected_batch,
     noise_share,
     train_round,
 )
@@ -82,17 +84,15 @@ class Trainer:
     def open(cls, plan: StudyPlan, cohort: Cohort, device: str = "cpu") -> "Trainer":
         """Build the plan's model and load the cohort.
 
-        Raises Refused when the model built here has other tensors than the plan lists, or the
-        plan counts other things than this version's evaluation.
+        Raises Refused when the model built here has other tensors than the plan lists, the plan
+        counts other things than this version's evaluation, or shared noise would not add up.
         """
         model = check_layout(plan)
-        return cls(
-            plan,
-            device,
-            model.to(device),
-            training_data(cohort, plan.task, "train"),
-            training_data(cohort, plan.task, "held_out"),
-        )
+        train = training_data(cohort, plan.task, "train")
+        if plan.privacy.shared_noise:
+            _check_shared_noise(plan, len(set(train.owners)))
+        held_out = training_data(cohort, plan.task, "held_out")
+        return cls(plan, device, model.to(device), train, held_out)
 
     def evaluate(self, vector: Vector) -> tuple[int, ...]:
         """Return the counters of the global model `vector` [D] on held-out data.
@@ -135,20 +135,25 @@ class Trainer:
         return np.clip(update, -bound, bound), self._weight(result)
 
     def _weight(self, result: RoundResult) -> int:
-        limit = self.plan.secure_aggregation.max_weight
-        if not self.plan.privacy.shared_noise:
-            return min(result.patients, limit)
-        if result.expected_batch > limit:
+        if self.plan.privacy.shared_noise:
             # Shared noise adds up to what was accounted only at this very weight.
-            raise Refused(
-                "max_weight",
-                f"with shared noise a site counts with its expected batch of "
-                f"{result.expected_batch}; the plan's max_weight is {limit}",
-            )
-        return result.expected_batch
+            return result.expected_batch
+        return min(result.patients, self.plan.secure_aggregation.max_weight)
 
     def _load(self, vector: Vector) -> None:
         load_arrays(self._model, unflatten(self.plan.model.tensors, vector))
+
+
+def _check_shared_noise(plan: StudyPlan, units: int) -> None:
+    secagg, chosen = plan.secure_aggregation, settings(plan)
+    check_shared_noise(
+        chosen,
+        units=units,
+        expected=expected_batch(units, chosen.sample_rate),
+        update_clip=float(secagg.update_clip),
+        max_weight=secagg.max_weight,
+        largest_value=(2 ** (secagg.ring_bits - 1) - 1) // len(plan.participants.sites),
+    )
 
 
 def check_layout(plan: StudyPlan) -> nn.Module:

@@ -284,6 +284,10 @@ def _check(plan: StudyPlan) -> None:
             not privacy.shared_noise or training.mode == "one_step",
             "privacy.shared_noise is sound only with training.mode one_step",
         ),
+        (
+            not privacy.shared_noise or secagg.ring_bits == 32,
+            "privacy.shared_noise needs secure_aggregation.ring_bits 32: 16 bits cut the noise",
+        ),
         (len(plan.task.classes) >= 2, "task.classes must name at least two"),
         (len(set(plan.task.classes)) == len(plan.task.classes), "task.classes names one twice"),
         (all(0 < size <= 4096 for size in plan.task.input_shape), "task.input_shape: 1..4096 each"),

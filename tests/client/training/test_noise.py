@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from wardround.client.errors import NoiseRefused
+from wardround.client.errors import NoiseRefused, Refused
 from wardround.client.training.noise import Grid, noise_std, release, standard_normal
 from wardround.client.training.randomness import SecureBits
 from wardround.client.training.sampling import choose, poisson_sample
+from wardround.client.training.settings import TrainingSettings
 from wardround.client.training.shared_noise import check_shared_noise, noise_share
 
 
@@ -126,31 +127,49 @@ def test_images_of_a_patient_are_chosen_evenly() -> None:
 
 def test_shared_noise_counts_the_honest_survivors_only() -> None:
     assert noise_share(5, 1) == 0.5
-    check_shared_noise(
-        threshold=5, colluders=1, steps=1, mode="one_step", share=0.5, weight_is_batch=True
-    )
     with pytest.raises(NoiseRefused, match="at least 2"):
         noise_share(3, 2)
+
+
+SHARED = TrainingSettings(
+    clip=1.0, sigma=4.0, sample_rate=0.5, steps=1, noise_share=0.5, mode="one_step"
+)
+# The largest sum of 200 patients is 200, noise of 2 reaches 19: (200 + 19) / 100.
+SOUND = {"units": 200, "expected": 100, "update_clip": 2.19, "max_weight": 1000}
+
+
+def summed(other: float, update_clip: float) -> np.ndarray:
+    """What four sites' sums show of a coordinate in which three of them have the gradient `other`.
+
+    Each adds its part of the noise and cuts its mean to `update_clip`.
+    """
+    bits, parts = Seeded(), []
+    for gradient in (0.0, other, other, other):
+        noise = SHARED.sigma * SHARED.noise_share * standard_normal(bits, 40_000).numpy()
+        mean = (gradient + noise) / SOUND["expected"]
+        parts.append(np.clip(mean, -update_clip, update_clip) * SOUND["expected"])
+    return np.sum(parts, axis=0)
+
+
+def test_attack_other_sites_at_the_clip_take_their_noise_with_them() -> None:
+    """An `update_clip` that cuts leaves a patient one site's part of the noise alone."""
+    check_shared_noise(SHARED, largest_value=2**31 // 4, **SOUND)
+    error = 4 / math.sqrt(2 * 40_000)
+    for other in (0.0, 200.0):
+        assert abs(summed(other, SOUND["update_clip"]).std() / SHARED.sigma - 1) < error
+    assert abs(summed(200.0, 0.5).std() / (SHARED.sigma * SHARED.noise_share) - 1) < error
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"steps": 2}, "2 steps"),
-        ({"mode": "local_steps"}, "local_steps"),
-        ({"weight_is_batch": False}, "expected batch"),
-        ({"share": 0.4}, "raise the share"),
-        ({"colluders": 4}, "at least 2"),
+        ({"update_clip": 2.18}, "may cut this site's update"),
+        ({"units": 202}, "may cut this site's update"),
+        ({"max_weight": 99}, "raise it"),
+        ({"max_weight": 10**7, "largest_value": 2**15 // 4}, "round this site's part"),
+        ({"largest_value": 2**12}, "round this site's part"),
     ],
 )
-def test_shared_noise_that_would_not_hold_is_refused(change: dict[str, object], match: str) -> None:
-    sound: dict[str, object] = {
-        "threshold": 5,
-        "colluders": 1,
-        "steps": 1,
-        "mode": "one_step",
-        "share": 0.5,
-        "weight_is_batch": True,
-    }
-    with pytest.raises(NoiseRefused, match=match):
-        check_shared_noise(**(sound | change))  # type: ignore[arg-type] # a dict of mixed values
+def test_shared_noise_that_would_not_add_up_is_refused(change: dict[str, int], match: str) -> None:
+    with pytest.raises(Refused, match=match):
+        check_shared_noise(SHARED, **({"largest_value": 2**31 // 4} | SOUND | change))

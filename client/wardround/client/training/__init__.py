@@ -6,7 +6,7 @@ from wardround.client.training.evaluation import counters, evaluate
 from wardround.client.training.plain import train_plain
 from wardround.client.training.settings import RoundResult, StepReport, TrainingSettings
 from wardround.client.training.shared_noise import check_shared_noise, noise_share
-from wardround.client.training.trainer import train_round
+from wardround.client.training.trainer import expected_batch, train_round
 from wardround.client.training.validation import validate
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "check_shared_noise",
     "counters",
     "evaluate",
+    "expected_batch",
     "noise_share",
     "to_group_norm",
     "train_plain",

@@ -4,14 +4,21 @@ With secure aggregation nobody sees one site's update, so each site may add only
 noise, as long as the honest sites' parts together make it whole. Honest and surely in the sum are
 h = t - c sites, threshold less colluders: never all n, for drop-outs take their noise with them.
 It holds only against those who see nothing but the sum, and only for one noisy step a release: in
-a second local step a site has moved by its own weakly noised gradient.
+a second local step a site has moved by its own weakly noised gradient. And it holds only where
+nothing is clipped or rounded coarsely between a site's noise and the sum: `check_shared_noise`.
 """
 
 from __future__ import annotations
 
 import math
 
-from wardround.client.errors import NoiseRefused
+from wardround.client.errors import NoiseRefused, Refused
+from wardround.client.training.settings import TrainingSettings
+
+REACH = 9.5
+"""Standard deviations that the noise never exceeds: Box-Muller from 64 bits ends at 9.42."""
+FINE = 4.0
+"""Whole numbers of the ring to a standard deviation of one site's noise, at least."""
 
 
 def noise_share(threshold: int, colluders: int) -> float:
@@ -29,26 +36,39 @@ def noise_share(threshold: int, colluders: int) -> float:
 
 
 def check_shared_noise(
-    *, threshold: int, colluders: int, steps: int, mode: str, share: float, weight_is_batch: bool
+    settings: TrainingSettings,
+    *,
+    units: int,
+    expected: int,
+    update_clip: float,
+    max_weight: int,
+    largest_value: int,
 ) -> None:
-    """Refuse a plan whose shared noise would not give the stated epsilon.
+    """Refuse a protected sum in which the sites' parts of the noise would not add up.
 
-    `weight_is_batch`: every site's weight in the sum is its expected batch, so that a patient
-    moves the weighted sum by at most the clip wherever it lies. Raises NoiseRefused.
+    `units` and `expected` are this site's; `update_clip` bounds each coordinate of its update, and
+    the ring holds whole numbers up to `largest_value`. What a site does to its update behind its
+    part of the noise is done before the parts come together: a coordinate that is cut, or that is
+    rounded away, carries no noise, and the patients of the other sites have only their own site's.
+    Raises Refused.
     """
-    if steps != 1 or mode != "one_step":
-        raise NoiseRefused(
-            f"noise is shared, but a round has {steps} steps in mode {mode}: only one noisy step a "
-            "release is covered; use mode one_step, or full noise at each site"
+    noise = settings.sigma * settings.noise_share * settings.clip / expected
+    if expected > max_weight:
+        raise Refused(
+            "shared_noise",
+            "with shared noise a site counts with its expected batch, and this site's is larger "
+            f"than the plan's max_weight of {max_weight}; raise it",
         )
-    if not weight_is_batch:
-        raise NoiseRefused(
-            "noise is shared, but sites are not weighted by their expected batch: then a small "
-            "site's patient counts for more than the noise covers; weight by the expected batch"
+    if settings.clip * units / expected + REACH * noise > update_clip:
+        raise Refused(
+            "shared_noise",
+            f"an update_clip of {update_clip:g} may cut this site's update, and the shared noise "
+            "with it; raise it to clip * (1 / sample_rate + 10 * noise / expected batch), or add "
+            "full noise at each site",
         )
-    least = noise_share(threshold, colluders)
-    if share < least:
-        raise NoiseRefused(
-            f"each site adds {share:.4f} of the noise, {least:.4f} is needed with threshold "
-            f"{threshold} and {colluders} colluders: raise the share"
+    if noise * largest_value * expected < FINE * update_clip * max_weight:
+        raise Refused(
+            "shared_noise",
+            "the protected sum would round this site's part of the noise away; lower update_clip "
+            "or max_weight, or add full noise at each site",
         )
