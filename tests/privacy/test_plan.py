@@ -100,7 +100,7 @@ def test_noise_is_not_shared_in_a_ring_that_cuts_it() -> None:
     text = PLAN.replace('"local_steps"', '"one_step"').replace("local_steps = 5", "local_steps = 1")
     text = text.replace("delta = 1e-5", "delta = 1e-5\nshared_noise = true")
     assert StudyPlan.from_toml(text).privacy.shared_noise
-    with pytest.raises(PlanInvalid, match="needs secure_aggregation.ring_bits 32"):
+    with pytest.raises(PlanInvalid, match=r"needs secure_aggregation\.ring_bits 32"):
         StudyPlan.from_toml(
             text.replace("[secure_aggregation]", "[secure_aggregation]\nring_bits = 16")
         )
