@@ -179,7 +179,8 @@ def test_pictures_that_cannot_be_used_get_a_line_each_and_the_rest_is_added(
     whole = next(folder.iterdir()).read_bytes()
     bad = {
         "truncated": whole[: len(whole) // 2],
-        "not-an-image": CMS,
+        "encrypted": CMS,
+        "not-an-image": b"PK\x03\x04" + bytes(300),
         "empty": b"",
         "bomb": png_bomb(),
         "dicom-refused": deflate_bomb(),
@@ -196,12 +197,51 @@ def test_pictures_that_cannot_be_used_get_a_line_each_and_the_rest_is_added(
     assert all(line["what"] and line["do"] for line in lines)
     found = Counter(line["code"] for line in lines if line["level"] == "left out")
     alone = dict.fromkeys(bad, 1)
-    assert found == {**alone, "dicom-refused": 2, "too-large": 1, "outside": 1, "not-a-file": 2}
+    assert found == {
+        **alone, "dicom-refused": 2, "too-large": 1, "outside": 1, "linked-folder": 1,
+        "not-a-file": 2,
+    }  # fmt: skip
     added = data("add", source, "--name", "chest", "--json", home=home)
     assert added.exit_code == 0, added.output
     assert json.loads(added.stdout)["samples"] == good
     manifest = (home / "datasets" / "chest" / "manifest.jsonl").read_text()
     assert NAME not in manifest
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("command", ["check", "add"])
+def test_a_folder_without_one_good_file_gets_a_line_for_each(
+    tmp_path: Path, home: Path, command: str, as_json: bool
+) -> None:
+    folder = tmp_path / "in" / "well"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}_1.png").write_bytes(b"")
+    words = [*(["--name", "x"] if command == "add" else []), *(["--json"] if as_json else [])]
+    result = data(command, tmp_path / "in", *words, home=home)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, WardroundError)  # the site's `main` makes a line of it
+    assert str(result.exception) == "nothing here can be used"
+    assert all(f"well/{number}_1.png" in result.stdout for number in range(3))
+    if as_json:
+        assert [line["code"] for line in json.loads(result.stdout)] == ["empty"] * 3
+
+
+def test_nothing_may_be_left_out_and_what_would_be_is_said(tmp_path: Path, home: Path) -> None:
+    source = phantom.images(tmp_path / "in", seed=1, patients=15)
+    (source / "clear" / "a_1.png").write_bytes(b"")
+    result = data("add", source, "--name", "x", "--whole", home=home)
+    assert result.exit_code == 1
+    assert "clear/a_1.png: the file is empty" in result.stdout
+
+
+def test_a_duplicate_is_said_with_its_twin(tmp_path: Path, home: Path) -> None:
+    source = phantom.images(tmp_path / "in", seed=1, patients=15)
+    first = next((source / "clear").iterdir())
+    (source / "nodule" / "x_1.png").write_bytes(first.read_bytes())
+    result = data("check", source, home=home)
+    assert f"clear/{first.name}, as nodule/x_1.png: the same picture" in result.stdout
+    assert f"nodule/x_1.png, as clear/{first.name}: the same picture" in result.stdout
 
 
 def save(path: Path, voxels: NDArray[Any]) -> None:
@@ -220,7 +260,8 @@ def test_volumes_that_cannot_be_used_get_a_line_each_and_the_rest_is_added(
         "truncated": whole[: len(whole) // 2],
         "bomb": whole + gzip.compress(bytes(64 << 20)),
         "empty": b"",
-        "not-a-volume": CMS,
+        "encrypted": CMS,
+        "not-a-volume": b"PK\x03\x04" + bytes(300),
     }
     for code, content in files.items():
         (images / f"{NAME}{code}.nii.gz").write_bytes(content)
@@ -230,6 +271,7 @@ def test_volumes_that_cannot_be_used_get_a_line_each_and_the_rest_is_added(
         "mixed-modality": dicom(1, "CT"),
         "mixed-patient": dicom(1, PatientID="MRN0x"),
         "cut-off": dicom(1)[:700],
+        "no-bytes": b"",
     }
     for code, second in slices.items():
         series = images / f"{NAME}{code}"
@@ -249,12 +291,15 @@ def test_volumes_that_cannot_be_used_get_a_line_each_and_the_rest_is_added(
     found = Counter(line["code"] for line in lines)
     alone = dict.fromkeys(files, 1)
     assert found == {
-        **alone, "too-large": 1, "outside": 2, "not-a-file": 2, "dicom-refused": len(slices),
+        **alone, "empty": 2, "too-large": 1, "outside": 2, "not-a-file": 2,
+        "dicom-refused": len(slices) - 1,
     }  # fmt: skip
     said = {line["where"].removeprefix(f"imagesTr/{NAME}"): line["what"] for line in lines}
     assert "several orientations" in said["mixed-orientation"]
     assert "several modalities" in said["mixed-modality"]
     assert "several patients" in said["mixed-patient"]
+    for code in ("cut-off", "no-bytes"):
+        assert "file 2 of 2 by name" in said[code]
     added = data("add", source, "--name", "organ", *words, "--json", home=home)
     assert json.loads(added.stdout)["samples"] == 3
     codes = {line["code"] for line in json.loads(checked.stdout)}

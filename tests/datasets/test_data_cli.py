@@ -6,12 +6,14 @@ import re
 import stat
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from wardround.datasets import phantom
+from wardround.datasets import contact_sheet, phantom
+from wardround.datasets.cohort import look
 from wardround.datasets.data_cli import app, guess_kind
 from wardround.datasets.errors import DataError
 from wardround.privacy.identity import write_private
@@ -155,3 +157,16 @@ def test_many_findings_are_cut_short(home: Path, tmp_path: Path) -> None:
         (source / "clear" / f"MRN{number}_1.png").write_bytes(b"no picture")
     result = run("check", source, home=home)
     assert "20 more" in result.output
+
+
+def test_the_sheet_counts_the_volumes_that_have_each_class(tmp_path: Path) -> None:
+    source = phantom.volumes(tmp_path / "in", seed=1, patients=5)
+    first = sorted((source / "labelsTr").iterdir())[0]
+    mask = nibabel.load(first)
+    voxels = np.asarray(mask.dataobj)
+    nibabel.save(nibabel.Nifti1Image(np.minimum(voxels, 1), mask.affine), first)
+    names, seen, title = contact_sheet._marked(look(source, "segmentation-3d"))
+    assert names[0] == "background"
+    assert sum(seen["train"].values()) + sum(seen["held_out"].values()) == 5 * len(names) - 1
+    assert seen["train"][names[2]] + seen["held_out"][names[2]] == 4
+    assert title == "Volumes with each class"

@@ -166,12 +166,13 @@ def test_links_files_and_noise_do_not_stop_the_rest(pictures: list[Path], tmp_pa
     left_out = {f.where: f.code for f in cohort.findings if f.level == "left out"}
     assert left_out == {
         "clear/P1_1.png": "outside",
-        "clear/P2_1.png": "missing",
+        "clear/P2_1.png": "outside",
         "clear/P3_1.png": "empty",
         "clear/P4_1.png": "truncated",
         "clear/P5_1.pdf.png": "not-an-image",
         "clear/P6_1.png": "too-large",
         "stray.png": "no-label",
+        "up": "linked-folder",
     }
     assert len(cohort.manifest.entries) == len(pictures)
 

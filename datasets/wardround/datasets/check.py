@@ -15,7 +15,7 @@ from wardround.datasets.check_findings import Finding
 from wardround.datasets.cohort_layout import Item, Layout
 from wardround.datasets.cohort_options import Options
 from wardround.datasets.cohort_split import split
-from wardround.datasets.errors import DataError
+from wardround.datasets.errors import DataError, Unusable
 from wardround.datasets.manifest import KINDS, Entry, Kind, Part, pseudonym, sorted_entries
 from wardround.datasets.scan import Paths, Probe, Progress, scan
 from wardround.datasets.tabular import Row, open_table, read_table
@@ -83,7 +83,7 @@ def prepare(
         raise DataError(f"unknown kind {kind!r}; choose from {', '.join(KINDS)}")
     out = sum(finding.level == "left out" for finding in prepared.findings)
     if options.whole and out:
-        raise DataError(f"{out} cannot be used, and nothing may be left out; see `data check`")
+        raise Unusable(f"{out} cannot be used, and nothing may be left out", prepared.findings)
     return prepared
 
 
@@ -127,6 +127,7 @@ def _assemble(
         found, odd = _one_size(found)
         findings += odd
     items = [item for item, _ in found]
+    _need_one(items, findings)
     parts, unclear = _parts(items, options, key)
     findings += unclear
     findings += _as_a_whole(items, parts)
@@ -167,16 +168,17 @@ def _without_duplicates(
     findings: list[Finding] = []
     for item, probe in found:
         group = groups[probe.pixels]
-        if len(group) == 1:
-            kept.append((item, probe))
-        elif len({other.label for other in group}) > 1:
-            findings.append(Finding("duplicate-label", where=item.paths[0]))
+        place = (
+            {"where": item.paths[0], "twin": group[item is group[0]].paths[0]} if group[1:] else {}
+        )
+        if len({other.label for other in group}) > 1:
+            findings.append(Finding("duplicate-label", **place))
         elif len({other.patient for other in group}) > 1:
-            findings.append(Finding("duplicate-patient", where=item.paths[0]))
+            findings.append(Finding("duplicate-patient", **place))
         elif item is group[0]:
             kept.append((item, probe))
         else:
-            findings.append(Finding("duplicate", where=item.paths[0]))
+            findings.append(Finding("duplicate", **place))
     return kept, findings
 
 
@@ -226,9 +228,12 @@ def _parts(
     return split(most, options.held_out, key), []
 
 
-def _as_a_whole(items: Sequence[Item | Row], parts: Mapping[str, Part]) -> list[Finding]:
+def _need_one(items: Sequence[Item | Row], findings: Sequence[Finding]) -> None:
     if not items:
-        raise DataError("nothing here can be used; `data check` says why, file by file")
+        raise Unusable("nothing here can be used", tuple(findings))
+
+
+def _as_a_whole(items: Sequence[Item | Row], parts: Mapping[str, Part]) -> list[Finding]:
     findings: list[Finding] = []
     labels = {item.label for item in items}
     if len(labels) == 1 and labels != {""}:
@@ -265,6 +270,7 @@ def _table(source: Path, options: Options, key: bytes) -> Prepared:
         else:
             rows[content] = replace(row, patient=patient)
     items = list(rows.values())
+    _need_one(items, findings)
     parts, unclear = _parts(items, options, key)
     findings += unclear
     findings += _as_a_whole(items, parts)

@@ -18,8 +18,19 @@ _NOTE: Level = "note"
 CATALOGUE: dict[str, tuple[Level, str, str]] = {
     # Files as such
     "empty": (_OUT, "the file is empty (zero bytes)", "export it again"),
+    "no-files": (_OUT, "a folder without files, where a series was expected", "export it again"),
+    "encrypted": (_OUT, "the file is encrypted", "decrypt it first"),
     "too-large": (_OUT, "the file is too large to be one of these", "check what was exported"),
-    "outside": (_OUT, "a link that leads out of the folder", "copy the file itself here"),
+    "outside": (
+        _OUT,
+        "a link that leads out of the folder or nowhere",
+        "copy the file itself here",
+    ),
+    "linked-folder": (
+        _OUT,
+        "a link to a folder, which is not entered",
+        "copy the folder itself here",
+    ),
     "not-a-file": (_OUT, "not an ordinary file (a pipe, device or folder)", "remove it"),
     "unreadable": (_OUT, "this account may not read the file", "give it read permission"),
     "missing": (_OUT, "the list names a file that is not there", "correct the list"),
@@ -44,7 +55,11 @@ CATALOGUE: dict[str, tuple[Level, str, str]] = {
     "label-shape": (_OUT, "image and label differ in size or place", "export both from one tool"),
     "label-values": (_OUT, "the label holds values that are not classes", "correct the label"),
     "label-empty": (_WARN, "the label marks nothing", "look whether that is right"),
-    "dicom-refused": (_OUT, "a DICOM file that cannot be used", "run data deidentify on it first"),
+    "dicom-refused": (
+        _OUT,
+        "a DICOM file that cannot be used",
+        "put that right and export it again",
+    ),
     # Who and what
     "no-label": (_OUT, "no class is known for it", "add it to the list"),
     "class-unknown": (_OUT, "its class is not one of the study's", "correct it or --classes"),
@@ -86,11 +101,14 @@ CATALOGUE: dict[str, tuple[Level, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found. `detail` has numbers and fixed words; `where` is for the site's own eyes."""
+    """One thing found. `detail` has numbers and fixed words. `where`, and `twin` (the file that has
+    the same picture), are for the site's own eyes.
+    """
 
     code: str
     detail: str = ""
     where: str = field(default="", repr=False, compare=False)
+    twin: str = field(default="", repr=False, compare=False)
 
     @property
     def level(self) -> Level:
@@ -110,10 +128,12 @@ class Finding:
 
     def to_json(self) -> dict[str, str]:
         """Return it for the site's own terminal (`--json`); holds the file's name."""
+        twin = {"twin": shown(self.twin)} if self.twin else {}
         return {
             "level": self.level,
             "code": self.code,
             "where": shown(self.where),
+            **twin,
             "what": self.what,
             "do": self.do,
         }

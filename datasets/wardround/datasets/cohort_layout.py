@@ -63,7 +63,9 @@ def pictures(source: Path, *, index: Path | None, pattern: str | None) -> Layout
     found: list[tuple[str, str]] = []
     for path in walk(source):
         parts = PurePosixPath(path).parts
-        if len(parts) < 2:
+        if (source / path).is_dir():
+            findings.append(Finding("linked-folder", where=path))
+        elif len(parts) < 2:
             findings.append(Finding("no-label", where=path))
         else:
             found.append((path, parts[0]))
@@ -108,10 +110,13 @@ def volumes(source: Path, *, pattern: str | None) -> Layout:
 def walk(source: Path) -> Iterator[str]:
     """Yield every file below `source` but hidden ones and side files, in order of its path.
 
-    Folders that are links are not entered; links to files are yielded and judged when opened.
+    Folders that are links are yielded, not entered; links to files are judged when opened.
     """
     for folder, names, files in os.walk(source, followlinks=False):
         names[:] = sorted(n for n in names if not n.startswith(_HIDDEN))
+        for name in names:
+            if (Path(folder) / name).is_symlink():
+                yield (Path(folder) / name).relative_to(source).as_posix()
         for name in sorted(files):
             if name.startswith(".") or name == "Thumbs.db":
                 continue

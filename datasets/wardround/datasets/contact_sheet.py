@@ -15,17 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.datasets.cohort import Cohort, Sample
-from wardround.datasets.manifest import PARTS
+from wardround.datasets.manifest import PARTS, Part
 
 COLUMNS = 8
 MOST_CLASSES = 12
+MOST_LABELS = 200  # volumes whose label is read for the histogram of classes
+COLOURS = dict(zip(PARTS, ("#0072b2", "#e69f00"), strict=True))
 Thumbnail: TypeAlias = NDArray[np.float32]
 
 
 def draw(cohort: Cohort) -> bytes:
     """Return the PNG: up to eight samples of each class (volumes: with their label's outline),
-    then samples per class and part, samples per patient, and sizes. A table has no pictures; it
-    has the share of missing values per column instead.
+    then samples per class and part (volumes: in how many each class is, of 200 at most), samples
+    per patient, and sizes. A table has no pictures; it has the share of missing values per column.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -90,17 +92,8 @@ def _histograms(figure: Any, cohort: Cohort) -> None:
     for axis in (classes, units, sizes):
         axis.spines[["top", "right"]].set_visible(False)
         axis.yaxis.get_major_locator().set_params(integer=True)
+    _classes(classes, cohort)
     entries = cohort.manifest.entries
-    names = cohort.classes if cohort.kind != "segmentation-3d" else ("volumes",)
-    base = np.zeros(len(names))
-    for part, colour in zip(PARTS, ("#0072b2", "#e69f00"), strict=True):
-        seen = Counter(entry.label or "volumes" for entry in entries if entry.split == part)
-        heights = np.array([seen[name] for name in names], dtype=float)
-        classes.bar(names, heights, bottom=base, color=colour, label=part.replace("_", " "))
-        base += heights
-    classes.set_title("Samples per class", fontsize=10)
-    classes.tick_params(axis="x", labelrotation=30 if len(names) > 3 else 0, labelsize=8)
-    classes.legend(fontsize=8, edgecolor="none", framealpha=0.8)
     counts = Counter(Counter(entry.patient for entry in entries).values())
     units.bar(
         [str(n) for n in sorted(counts)], [counts[n] for n in sorted(counts)], color="#0072b2"
@@ -117,6 +110,37 @@ def _histograms(figure: Any, cohort: Cohort) -> None:
         sizes.tick_params(axis="y", labelsize=8)
     else:
         _sizes(sizes, [entry.shape for entry in entries])
+
+
+def _classes(axis: Any, cohort: Cohort) -> None:
+    """A bar for each class; of volumes, in how many of them the label marks it."""
+    if cohort.kind == "segmentation-3d":
+        names, seen, title = _marked(cohort)
+    else:
+        names, title = cohort.classes, "Samples per class"
+        entries = cohort.manifest.entries
+        seen = {part: Counter(e.label for e in entries if e.split == part) for part in PARTS}
+    base = np.zeros(len(names))
+    for part, counts in seen.items():
+        heights = np.array([counts[name] for name in names], dtype=float)
+        label = part.replace("_", " ")
+        axis.bar(names, heights, bottom=base, color=COLOURS[part], label=label)
+        base += heights
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(axis="x", labelrotation=30 if len(names) > 3 else 0, labelsize=8)
+    axis.set_ylim(0, 1.25 * max(1.0, base.max()))  # room for the legend above the bars
+    axis.legend(fontsize=8, frameon=False, ncols=2, loc="upper center")
+
+
+def _marked(cohort: Cohort) -> tuple[tuple[str, ...], dict[Part, Counter[str]], str]:
+    seen: dict[Part, Counter[str]] = {part: Counter() for part in PARTS}
+    samples = [(part, sample) for part in PARTS for sample in cohort.samples(part)]
+    step = -(-len(samples) // MOST_LABELS)
+    looked = samples[::step]
+    for part, sample in looked:
+        seen[part].update(cohort.classes[value] for value in np.unique(cohort.read_mask(sample)))
+    some = f", {len(looked)} of {len(samples)}" if step > 1 else ""
+    return cohort.classes, seen, f"Volumes with each class{some}"
 
 
 def _sizes(axis: Any, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -23,7 +23,7 @@ from wardround.datasets.check_findings import Finding
 from wardround.datasets.cohort import Cohort
 from wardround.datasets.cohort_options import Options, parse_size, parse_spacing
 from wardround.datasets.deid_cli import deidentify
-from wardround.datasets.errors import DataError
+from wardround.datasets.errors import DataError, Unusable
 from wardround.datasets.manifest import KINDS
 from wardround.datasets.scan import Progress
 from wardround.privacy.identity import read_private
@@ -89,7 +89,7 @@ def add(
     """
     options = _options(size, spacing, held_out, index, schema, patient_pattern, classes, whole)
     key = _key(home)
-    with _progress() as progress:
+    with _explained(as_json), _progress() as progress:
         cohort = cohorts.add(
             source,
             home,
@@ -149,7 +149,7 @@ def check(
         return
     source = Path(target)
     options = _options(size, spacing, held_out, index, schema, patient_pattern, classes, False)
-    with _progress() as progress:
+    with _explained(as_json), _progress() as progress:
         cohort = cohorts.look(
             source, kind or guess_kind(source), options=options, progress=progress
         )
@@ -178,7 +178,7 @@ def show(
         sheet = file or home / "datasets" / target / "sheet.png"
     else:
         source = Path(target)
-        with _progress() as progress:
+        with _explained(as_json), _progress() as progress:
             cohort = cohorts.look(source, kind or guess_kind(source), progress=progress)
         if file is None:
             raise DataError("say where the sheet of a folder should go: --out FILE.png")
@@ -292,7 +292,8 @@ def _show_findings(findings: tuple[Finding, ...]) -> None:
     order = {level: place for place, level in enumerate(colours)}
     for finding in sorted(findings, key=lambda f: order[f.level])[:SHOWN_FINDINGS]:
         line = finding.to_json()
-        where = f"{escape(line['where'])}: " if line["where"] else ""
+        where = ", as ".join(escape(path) for path in (line["where"], line.get("twin")) if path)
+        where = f"{where}: " if where else ""
         out.print(f"[{colours[finding.level]}]{finding.level}[/]  {where}{escape(finding.what)}.")
         out.print(f"    {escape(finding.do)}", style="dim")
     if len(findings) > SHOWN_FINDINGS:
@@ -326,6 +327,19 @@ def _show_summary(cohort: Cohort) -> None:
 
 
 @contextmanager
+def _explained(as_json: bool) -> Iterator[None]:
+    """Show why nothing can be used, file by file, before the error itself is."""
+    try:
+        yield
+    except Unusable as error:
+        if as_json:
+            _json([finding.to_json() for finding in error.findings])
+        else:
+            _show_findings(error.findings)
+        raise
+
+
+@contextmanager
 def _progress() -> Iterator[Progress]:
     """Give a function that shows a bar on the terminal once the work has lasted two seconds."""
     started = time.monotonic()
@@ -343,7 +357,8 @@ def _progress() -> Iterator[Progress]:
     try:
         yield step
     finally:
-        bar.stop()
+        if shown:
+            bar.stop()
 
 
 def _json(value: object) -> None:

@@ -5,6 +5,7 @@ row times Pixel Spacing along Image Orientation (Patient). What does not fit tog
 regular volume is refused with the reason, not repaired.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,13 +106,27 @@ def read_volume(paths: Sequence[Path]) -> Volume:
     "mixed_spacing", "no_geometry", "duplicate_slice", "gap", "tilted", "single_slice", or what
     reading and decoding refuse.
     """
-    datasets = [parse(read_content(path, MAX_FILE_BYTES)) for path in paths]
+    datasets = [_parsed(path, f"{n} of {len(paths)}") for n, path in enumerate(paths, start=1)]
     if not datasets:
         raise Refused("single_slice", "no file was given")
     _check_alike(datasets)
     slices = [plane for dataset in datasets for plane in _slices(dataset)]
     _check_planes(slices)
     return _stack(slices, datasets[0])
+
+
+def _parsed(path: Path, place: str) -> Dataset:
+    try:
+        return parse(read_content(path, MAX_FILE_BYTES))
+    except Refused as refused:
+        raise Refused(refused.reason, f"{refused}; file {place} by name") from None
+
+
+def _odd(values: Sequence[object]) -> str:
+    """Say which of `values` is not like most, by its place: files go by their names."""
+    usual = Counter(map(str, values)).most_common(1)[0][0]
+    number = next((n for n, value in enumerate(values, start=1) if str(value) != usual), 0)
+    return f"{number} of {len(values)}"
 
 
 def _check_alike(datasets: Sequence[Dataset]) -> None:
@@ -122,8 +137,9 @@ def _check_alike(datasets: Sequence[Dataset]) -> None:
         ("mixed_kind", "Modality", "several modalities"),
         ("mixed_kind", "PhotometricInterpretation", "several photometric interpretations"),
     ):
-        if len({str(dataset.get(name, "")) for dataset in datasets}) > 1:
-            raise Refused(reason, words)
+        values = [str(dataset.get(name, "")) for dataset in datasets]
+        if len(set(values)) > 1:
+            raise Refused(reason, f"{words}, such as file {_odd(values)} by name")
     if not is_grey(datasets[0]):
         raise Refused("mixed_kind", "colour images do not make a volume")
 
@@ -168,17 +184,20 @@ def _check_planes(slices: Sequence[_Slice]) -> None:
     first = slices[0]
     for plane in slices:
         if plane.pixels.shape != first.pixels.shape:
-            raise Refused("mixed_size", "slices of several sizes")
+            odd = _odd([other.pixels.shape for other in slices])
+            raise Refused("mixed_size", f"slices of several sizes, such as {odd}")
         if not (
             np.allclose(plane.along_row, first.along_row, atol=_SAME_DIRECTION)
             and np.allclose(plane.along_column, first.along_column, atol=_SAME_DIRECTION)
         ):
-            raise Refused("mixed_orientation", "slices of several orientations")
+            odd = _odd([(o.along_row.round(1), o.along_column.round(1)) for o in slices])
+            raise Refused("mixed_orientation", f"slices of several orientations, such as {odd}")
         if not (
             np.isclose(plane.row_spacing, first.row_spacing, rtol=_SAME_SPACING)
             and np.isclose(plane.column_spacing, first.column_spacing, rtol=_SAME_SPACING)
         ):
-            raise Refused("mixed_spacing", "slices of several pixel spacings")
+            odd = _odd([(other.row_spacing, other.column_spacing) for other in slices])
+            raise Refused("mixed_spacing", f"slices of several pixel spacings, such as {odd}")
     if len(slices) < 2:
         raise Refused("single_slice", "one slice makes no volume")
 

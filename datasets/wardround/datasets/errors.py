@@ -5,11 +5,17 @@ WardroundError
     +-- DeidentificationError   the folder, the profile or the key does not allow a run
     +-- Refused                 one file is not passed on; carries a reason of a fixed list
     +-- FileRefused             one file cannot be used; carries a code, never the file's name
+    +-- Unusable                a data set of which nothing, or not everything asked for, is left
     +-- SchemaInvalid           a table's schema file contradicts itself or this version
     +-- CohortInvalid           a manifest that is missing, damaged, or no longer fits its files
 """
 
+from typing import TYPE_CHECKING
+
 from wardround.privacy.errors import WardroundError
+
+if TYPE_CHECKING:
+    from wardround.datasets.check_findings import Finding
 
 
 class DataError(WardroundError):
@@ -26,6 +32,14 @@ class FileRefused(DataError):
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
         self.detail = detail
+
+
+class Unusable(DataError):
+    """Nothing of a data set can be used, or not all of it as asked; `findings` say why."""
+
+    def __init__(self, message: str, findings: "tuple[Finding, ...]") -> None:
+        super().__init__(message)
+        self.findings = findings
 
 
 class SchemaInvalid(DataError):

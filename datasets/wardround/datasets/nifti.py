@@ -263,9 +263,18 @@ def _image_bytes(root: Path, relative: str) -> list[bytes]:
     """Return the image's file, or the files of the DICOM series when `relative` is a folder."""
     if not (root / relative).is_dir():
         return [read_file(root, relative, limit=MAX_BYTES)]
-    files = [read_file(root, path, limit=MAX_BYTES) for path in files_of(root, relative)]
+    files: list[bytes] = []
+    paths = files_of(root, relative)
+    for number, path in enumerate(paths, start=1):
+        try:
+            files.append(read_file(root, path, limit=MAX_BYTES))
+        except FileRefused as refused:
+            detail = f"{refused.detail}; " if refused.detail else ""
+            raise FileRefused(
+                refused.code, f"{detail}file {number} of {len(paths)} by name"
+            ) from None
     if not files:
-        raise FileRefused("empty")
+        raise FileRefused("no-files")
     return files
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from wardround.datasets.errors import FileRefused
 
 MEBIBYTE = 2**20
+_CMS = bytes.fromhex("06092a864886f70d0107")  # DER of the object identifiers of CMS (RFC 5652)
+_CONTAINERS = (b"-----BEGIN", b"\x85\x02", b"Salted__", b"age-encryption.org")
 MAX_SLICES = 5_000
 
 
@@ -52,7 +54,7 @@ def read_file(root: Path, relative: str, *, limit: int) -> bytes:
     """Return the content of `root/relative`, at most `limit` bytes.
 
     Raises FileRefused (`outside`, `not-a-file`, `empty`, `too-large`, `unreadable`, `missing`,
-    `changed`); the error carries no name.
+    `changed`, `encrypted`); the error carries no name.
     """
     try:
         real_root = os.path.realpath(root, strict=True)
@@ -63,7 +65,8 @@ def read_file(root: Path, relative: str, *, limit: int) -> bytes:
         # somebody has just put one there.
         descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise FileRefused(_code(error)) from None
+        dangles = os.path.islink(root / relative) and _code(error) == "missing"
+        raise FileRefused("outside" if dangles else _code(error)) from None
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
@@ -79,7 +82,17 @@ def read_file(root: Path, relative: str, *, limit: int) -> bytes:
             raise FileRefused(_code(error)) from None
     if len(content) != found.st_size:
         raise FileRefused("changed")
+    if content[128:132] != b"DICM" and encrypted(content):
+        raise FileRefused("encrypted")
     return content
+
+
+def encrypted(content: bytes) -> bool:
+    """Tell whether a file is a container of encrypted or signed content: CMS, PEM, OpenPGP (of the
+    usual key sizes), OpenSSL's `enc`, age, or a ZIP file with a password.
+    """
+    locked = content[:4] == b"PK\x03\x04" and bool(content[6:7]) and bool(content[6] & 1)
+    return locked or _CMS in content[:64] or content.startswith(_CONTAINERS)
 
 
 def _code(error: OSError | ValueError) -> str:

@@ -22,6 +22,7 @@ from pydicom.filereader import _read_file_meta_info, dcmread, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from wardround.datasets.errors import Refused
+from wardround.datasets.scan_guard import encrypted
 
 # pydicom answers a broken file with any of these.
 BROKEN = (
@@ -43,7 +44,6 @@ _CHUNK = 1 << 20
 _MAX_EXPANSION = 64 << 20
 # An empty item has 8 bytes and becomes an object of a kilobyte.
 _ITEM, _MAX_ITEMS = b"\xfe\xff\x00\xe0", 2_000_000
-_CMS = bytes.fromhex("06092a864886f70d0107")  # DER of the object identifiers of CMS (RFC 5652)
 _PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -109,7 +109,7 @@ def parse(content: Content) -> FileDataset:
     """
     data = content.data
     if not _looks_like_dicom(data):
-        if _CMS in data[:64] or data.startswith((b"-----BEGIN", b"\x85\x02", b"Salted__")):
+        if encrypted(data):
             raise Refused("encrypted", "an encrypted container")
         raise Refused("not_dicom", "no DICOM header")
     try:
