@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +19,7 @@ from wardround.client.site import Site
 from wardround.privacy.commands import operator
 from wardround.privacy.errors import PlanInvalid
 from wardround.privacy.events import Deidentification
-from wardround.privacy.model import unflatten
+from wardround.privacy.model import save_model
 from wardround.privacy.plan import StudyPlan
 from wardround.privacy.planned import PlannedSpend
 from wardround.privacy.presentation.document import amount
@@ -143,8 +142,7 @@ def model(
         run, plan, vector = results.model_of_study(site, study)
     if output.exists():
         raise ClientError(f"{output} exists already; give another name")
-    with output.open("wb") as file:
-        np.savez(file, allow_pickle=False, **unflatten(plan.model.tensors, vector))
+    save_model(output, plan.model.tensors, vector)
     out.print(f"{output}: {len(plan.model.tensors)} tensors of run {run}", soft_wrap=True)
 
 

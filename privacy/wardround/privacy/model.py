@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -67,6 +68,16 @@ def unflatten(layout: Sequence[TensorLayout], vector: Vector) -> dict[str, NDArr
         result[tensor.name] = vector[start : start + tensor.size].reshape(tensor.shape)
         start += tensor.size
     return result
+
+
+def save_model(path: Path, layout: Sequence[TensorLayout], vector: Vector) -> None:
+    """Write a model [D] to a new file: one float32 array a tensor, by name (NumPy .npz).
+
+    Raises FileExistsError rather than write over a file.
+    """
+    tensors = unflatten(layout, vector)
+    with path.open("xb") as file:
+        np.savez(file, allow_pickle=False, **tensors)
 
 
 def model_digest(vector: Vector) -> str:

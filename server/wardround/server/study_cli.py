@@ -15,7 +15,7 @@ from rich.text import Text
 from wardround.privacy.commands import operator
 from wardround.privacy.errors import PlanInvalid
 from wardround.privacy.federation import StudyState
-from wardround.privacy.model import unflatten
+from wardround.privacy.model import save_model
 from wardround.privacy.plan import StudyPlan
 from wardround.server import config
 from wardround.server.blobs import BlobStore
@@ -188,8 +188,7 @@ def model(
         plan = desk.studies.get(study).signed_plan.open(desk.signer.public_bytes())
         data = BlobStore(desk.home.models).get(run.model)
     vector = np.frombuffer(data, dtype="<f4").astype(np.float32)
-    with output.open("wb") as file:
-        np.savez(file, allow_pickle=False, **unflatten(plan.model.tensors, vector))
+    save_model(output, plan.model.tensors, vector)
     out.print(f"{output}: {len(plan.model.tensors)} tensors after round {run.round}")
 
 
