@@ -25,7 +25,7 @@ from wardround.datasets import cohort
 from wardround.privacy.events import Enrol, Evaluation, Leaf, PrivacySpend, from_leaf
 from wardround.privacy.loghead import LogHead, SiteHead
 from wardround.privacy.model import Vector
-from wardround.privacy.plan import StudyPlan
+from wardround.privacy.plan import StudyPlan, Task, TaskKind
 from wardround.server import config as coordinator_config
 from wardround.server.app import execute
 from wardround.server.blobs import BlobStore
@@ -91,7 +91,7 @@ class LocalFederation:
         folder: Path,
         data: Mapping[str, Path],
         *,
-        task: str = "image-classification-2d",
+        task: TaskKind = "image-classification-2d",
         epsilon: float = 100.0,
         options: cohort.Options | None = None,
         deadline: int = 600,
@@ -120,7 +120,7 @@ class LocalFederation:
         for name, source in sorted(data.items()):
             self.sites[name] = self._join(name)
             path = self.sites[name].home
-            kind = task.removesuffix("-moments")  # of a table
+            kind = Task(task, classes=(), input_shape=()).data_kind
             cohort.add(source, path.folder, "data", kind, key=path.data_key(), options=options)
             path.policy.write_text(POLICY.format(epsilon=epsilon, task=task, peers=peers))
         self.grid = InProcessGrid(

@@ -28,6 +28,9 @@ _SIGNING_LABEL = b"wardround/v1/plan\0"
 Mode: TypeAlias = Literal["local_steps", "one_step"]
 Unit: TypeAlias = Literal["patient", "image"]
 Relation: TypeAlias = Literal["add-remove", "replace-one"]
+TaskKind: TypeAlias = Literal[
+    "image-classification-2d", "segmentation-3d", "tabular", "tabular-moments"
+]
 Argument: TypeAlias = str | int | tuple[int, ...]
 
 
@@ -50,10 +53,15 @@ class Task:
     learns nothing but the mean of each column and of its square, for a scaling common to all sites.
     """
 
-    kind: Literal["image-classification-2d", "segmentation-3d", "tabular", "tabular-moments"]
+    kind: TaskKind
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
     loss: str = ""
+
+    @property
+    def data_kind(self) -> str:
+        """The kind of data set that is read: moments are those of a table."""
+        return self.kind.removesuffix("-moments")
 
 
 @dataclass(frozen=True, slots=True)
