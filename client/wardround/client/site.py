@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from sqlalchemy import Engine
 
@@ -151,7 +152,7 @@ class Site:
             raise Refused("participants", "the plan does not name this site")
         admission = self.policy().admit(plan)
         cohort = self.cohort(admission)
-        if cohort.kind != plan.task.kind.removesuffix("-moments"):  # of a table
+        if cohort.kind != plan.task.data_kind:
             raise Refused(
                 "data", f"the data set is for {cohort.kind}, the plan's task is {plan.task.kind}"
             )
@@ -203,20 +204,24 @@ class Site:
     def _set_budgets(self, plan: StudyPlan, dataset: str, rules: Policy) -> None:
         """Give the study its budget, and a data set without one that of the policy's [total].
 
-        Later changes of a data set's budget are the operator's: `wardround-site ledger budget`.
+        A study's budget that stands already is never raised, only lowered to what the plan may
+        cost. Raising either is the operator's alone: `wardround-site ledger budget`.
         """
         audience = "aggregate" if plan.privacy.shared_noise else "everyone"
-        if (dataset, "") not in self.ledger.book().budgets:
+        budgets = self.ledger.book().budgets
+        if (dataset, "") not in budgets:
             self.ledger.set_budget(
                 dataset, rules.total_epsilon, rules.total_delta, audience=audience
             )
-        self.ledger.set_budget(
-            dataset,
-            plan.privacy.target_epsilon,
-            plan.privacy.delta,
-            study=plan.study.id,
-            audience=audience,
-        )
+        asked, study = plan.privacy, plan.study.id
+        standing = budgets.get((dataset, study))
+        if standing is None or (
+            (Decimal(standing.delta), standing.audience) == (asked.delta, audience)
+            and asked.target_epsilon < Decimal(standing.epsilon)
+        ):
+            self.ledger.set_budget(
+                dataset, asked.target_epsilon, asked.delta, study=study, audience=audience
+            )
 
     def check_budget(self, plan: StudyPlan, dataset: str) -> None:
         """Raise Refused unless the budgets of the data set bear all rounds of `plan`."""
@@ -230,7 +235,7 @@ class Site:
             "budget",
             "the plan costs more than what is left of the data set's budget: "
             f"{affordable} of its {plan.training.rounds} rounds are affordable; "
-            "see: wardround-site ledger",
+            "see: wardround-site ledger, and to allow more: wardround-site ledger budget set",
         )
 
     def refuse(self, name: str, rule: str, reason: str) -> None:
