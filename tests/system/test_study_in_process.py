@@ -31,6 +31,7 @@ from wardround.privacy.events import (
 from wardround.privacy.identity import FileSigner
 from wardround.privacy.model import TensorLayout, initial_vector
 from wardround.privacy.plan import SignedPlan
+from wardround.privacy.plan_entry import plan_entry
 from wardround.privacy.verify import Policy, Verification, verify, write_policy
 from wardround.server.blobs import BlobStore
 from wardround.server.errors import StudyError
@@ -38,7 +39,6 @@ from wardround.server.evidence import newest_cosigned, write_bundle
 from wardround.server.global_model import Taken
 from wardround.server.inprocess import Fault
 from wardround.server.rounds import StudyRun
-from wardround.server.studies import _planned
 
 
 class Killed(BaseException):
@@ -172,7 +172,7 @@ def test_a_plan_altered_after_signing_is_not_read(federation: LocalFederation) -
     looser = replace(plan, privacy=replace(plan.privacy, target_epsilon=Decimal(50)))
     signed = SignedPlan.sign(plan, federation.desk.signer)
     forged = SignedPlan(looser.canonical(), signed.signature)
-    federation.desk.log.append([_planned(looser, forged)])
+    federation.desk.log.append([plan_entry(looser, forged)])
     site = federation.sites["north"]
     site.sync()
     with pytest.raises(SignatureInvalid):
@@ -182,7 +182,7 @@ def test_a_plan_altered_after_signing_is_not_read(federation: LocalFederation) -
 def test_a_plan_signed_by_somebody_else_is_not_read(federation: LocalFederation) -> None:
     plan = make_plan()
     signed = SignedPlan.sign(plan, FileSigner.generate())
-    federation.desk.log.append([_planned(plan, signed)])
+    federation.desk.log.append([plan_entry(plan, signed)])
     site = federation.sites["north"]
     site.sync()
     with pytest.raises(SignatureInvalid):

@@ -14,7 +14,9 @@ same content gives the same bytes.
 
 import hashlib
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +39,11 @@ _NAME = re.compile(r"(?:manifest|projections)\.json|(?:entries|columns|checkpoin
 _BLOB = re.compile(r"blobs/[0-9a-f]{64}")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 2**20
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, OverflowError,
+    NotImplementedError,
+)  # fmt: skip
+"""What `zipfile` raises for a file that is no zip file, or is damaged."""
 
 
 @dataclass(slots=True)
@@ -96,7 +103,7 @@ class Bundle:
             self._zip = zipfile.ZipFile(self.path)
         except FileNotFoundError:
             raise BundleInvalid(f"{self.path.name} does not exist") from None
-        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        except _UNREADABLE:
             raise BundleInvalid(f"{self.path.name} is not a zip file") from None
         try:
             self._members = _checked(self._zip.infolist())
@@ -128,7 +135,7 @@ class Bundle:
             with self._zip.open(info) as member:
                 while chunk := member.read(_CHUNK):
                     yield chunk
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise BundleInvalid(f"{name} is damaged: {str(error)[:80]!a}") from None
         except RuntimeError:
             raise BundleInvalid(f"{name} is encrypted") from None
@@ -143,6 +150,17 @@ class Bundle:
                 raise BundleInvalid(f"{name} has a line of more than {MAX_LINE} bytes")
         if rest:
             raise BundleInvalid(f"{name} does not end with a newline")
+
+    def blobs(self) -> Iterator[str]:
+        """Give the digests that the blobs are named after."""
+        return (name.removeprefix("blobs/") for name in self._members if name not in _FIXED)
+
+    def holds(self, digest: str) -> bool:
+        """Return whether the blob of this digest is made of the bytes it is named after."""
+        found = hashlib.sha256()
+        for chunk in self.stream(f"blobs/{digest}"):
+            found.update(chunk)
+        return found.hexdigest() == digest
 
     def blob(self, digest: str, limit: int = MAX_MEMBER) -> bytes | None:
         """Return the blob of this digest, None when the bundle has none.

@@ -10,10 +10,11 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from wardround.privacy.errors import PrivacyError
-from wardround.privacy.events import Event, Fault, RunEnd, StudyPlanned
+from wardround.privacy.events import Event, Fault, RunEnd
 from wardround.privacy.federation import StudyState
 from wardround.privacy.identity import Signer
-from wardround.privacy.plan import SignedPlan, StudyPlan, decimal_text
+from wardround.privacy.plan import SignedPlan, StudyPlan
+from wardround.privacy.plan_entry import plan_entry
 from wardround.privacy.records import one_line
 from wardround.privacy.run_spec import make_run_spec
 from wardround.server.audit import AuditLog
@@ -64,7 +65,7 @@ class Studies:
         if self._active(plan.study.id) is not None:
             raise StudyError(f"a run of {plan.study.id} is going on; stop it before a new plan")
         signed = SignedPlan.sign(plan, signer)
-        self._log.append([_planned(plan, signed)], actor=actor)
+        self._log.append([plan_entry(plan, signed)], actor=actor)
         self._log.checkpoint()
         return signed
 
@@ -201,36 +202,6 @@ class Studies:
 
     def _active(self, study: str) -> RunRecord | None:
         return next((run for run in self.unfinished() if run.study == study), None)
-
-
-def _planned(plan: StudyPlan, signed: SignedPlan) -> StudyPlanned:
-    privacy, secagg = plan.privacy, plan.secure_aggregation
-    return StudyPlanned(
-        study=plan.study.id,
-        plan_digest=plan.digest(),
-        plan=signed.plan_bytes.decode("ascii"),
-        signature=signed.signature.hex(),
-        title=plan.study.title,
-        purpose=plan.study.purpose,
-        legal_basis=plan.study.legal_basis,
-        dpia=plan.study.dpia,
-        task=plan.task.kind,
-        model=plan.model.name,
-        participants=plan.participants.sites,
-        rounds=plan.training.rounds,
-        mode=plan.training.mode,
-        unit=privacy.unit,
-        relation=privacy.relation,
-        clip=decimal_text(privacy.clip),
-        noise_multiplier=decimal_text(privacy.noise_multiplier),
-        sample_rate=decimal_text(privacy.sample_rate),
-        target_epsilon=decimal_text(privacy.target_epsilon),
-        delta=decimal_text(privacy.delta).lower(),
-        shared_noise=privacy.shared_noise,
-        threshold=secagg.threshold,
-        colluders=secagg.colluders,
-        min_cohort=secagg.min_cohort,
-    )
 
 
 def _now_ms() -> int:

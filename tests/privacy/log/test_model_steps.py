@@ -61,7 +61,7 @@ def findings(said: Iterable[Said]) -> list[Finding]:
     """What the rules of group mode find; those about uploads and ends are for other tests."""
     found = Findings()
     runs = Runs(found)
-    runs.plans[START.plan_digest] = START.study
+    runs.plans.studies[START.plan_digest] = START.study
     runs.approvals = {(site, START.plan_digest) for site in SITES}
     for index, (site, event) in enumerate(said):
         statement = None

@@ -100,6 +100,8 @@ class Forger:
             projection.add(index, leaf)
             self.columns.append(columns(index, leaf))
         self.projections = canonical.dumps(projection.to_json())
+        manifest = canonical.loads_object(self.manifest)
+        self.manifest = canonical.dumps({**manifest, "size": len(self.leaves)})
         return self
 
     def seal(self, cosigners: Iterable[str] = ("a", "b", "c", "d")) -> "Forger":

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from wardround.client.database import open_database as open_site
 from wardround.client.witness import Witness
+from wardround.privacy import plan as planning
 from wardround.privacy.accounting import PrivacyEvent, epsilon
 from wardround.privacy.events import (
     Access,
@@ -19,9 +20,11 @@ from wardround.privacy.events import (
     Deidentification,
     Dropped,
     Enrol,
+    Evaluation,
     Event,
     KeyBookMade,
     Mechanism,
+    Metric,
     PrivacySpend,
     RecoveryShare,
     RoundEnd,
@@ -29,13 +32,14 @@ from wardround.privacy.events import (
     RunEnd,
     RunStart,
     SiteDigest,
-    StudyPlanned,
     Survivors,
     Update,
 )
 from wardround.privacy.identity import FileSigner, Roster, SiteKeys
 from wardround.privacy.loghead import LogHead
 from wardround.privacy.model import TensorLayout
+from wardround.privacy.plan import SignedPlan, StudyPlan
+from wardround.privacy.plan_entry import plan_entry
 from wardround.privacy.secagg import (
     Aggregator,
     Contribution,
@@ -54,10 +58,25 @@ from wardround.server.evidence import write_bundle
 from wardround.server.loglink import LogLink
 
 ORIGIN = "wardround.example/study"
-PLAN = hashlib.sha256(b"plan").hexdigest()
 SITES = ("a", "b", "c", "d")
 DELTA = "0.00001"
 DELTA_VALUE = Decimal(DELTA)
+
+
+def study_plan(sites: tuple[str, ...]) -> StudyPlan:
+    """Return a plan of two training rounds over 40 numbers."""
+    return StudyPlan(
+        study=planning.Study("study-1", "Chest X-ray", "research", "Art. 9(2)(j)", "DPIA-7"),
+        task=planning.Task("image-classification-2d", ("clear", "other"), (1, 8, 8)),
+        model=planning.Model("small-cnn", 1, (TensorLayout("w", (40,)),)),
+        training=planning.Training(2, "local_steps", 20, "sgd", Decimal("0.1")),
+        privacy=planning.Privacy(
+            "patient", "add-remove", Decimal(1), Decimal("1.1"), Decimal("0.05"), Decimal(8),
+            DELTA_VALUE,
+        ),
+        secure_aggregation=planning.SecureAggregation(3, 1, 3, 1000, Decimal(1)),
+        participants=planning.Participants(sites),
+    )  # fmt: skip
 
 
 class Clock:
@@ -118,6 +137,7 @@ class Study:
     ) -> None:
         self.folder = folder
         self.clock = Clock()
+        self.plan = study_plan(sites)
         self.signer = FileSigner.generate()
         self.engine: Engine = open_database(url or f"sqlite:///{folder}/log.db")
         self.blobs = BlobStore(folder / "blobs")
@@ -168,13 +188,7 @@ class Study:
             member.witness.statement(Enrol(member.name, *values, "Hospital", "wardround-0.1.0"))
             self.say(*member.witness.pending(), actor="officer-1")
             member.sync()
-        self.say(
-            StudyPlanned(
-                "study-1", PLAN, "", "", "Chest X-ray", "research", "Art. 9(2)(j)", "DPIA-7",
-                "image-classification-2d", "small-cnn", tuple(self.members), 2, "local_steps",
-                "patient", "add-remove", "1.0", "1.1", "0.05", "8", DELTA, False, 3, 1, 3,
-            )
-        )  # fmt: skip
+        self.say(plan_entry(self.plan, SignedPlan.sign(self.plan, self.signer)))
         counts = (("files_seen", 12), ("files_written", 10), ("duplicates", 0), ("quarantined", 2))
         for member in self.members.values():
             member.witness.statement(
@@ -184,7 +198,17 @@ class Study:
                 )
             )  # fmt: skip
             member.witness.statement(
-                Approval("study-1", PLAN, "officer-9", ("cohort-1",), "8", DELTA, "", "", "")
+                Approval(
+                    "study-1",
+                    self.plan.digest(),
+                    "officer-9",
+                    ("cohort-1",),
+                    "8",
+                    DELTA,
+                    "",
+                    "",
+                    "",
+                )
             )
         self.sync()
 
@@ -193,7 +217,7 @@ class Study:
         self.spec = SignedRunSpec.sign(
             RunSpec(
                 "run-1",
-                bytes.fromhex(PLAN),
+                bytes.fromhex(self.plan.digest()),
                 bytes.fromhex(self.roster.digest()),
                 tuple(self.members),
                 threshold=3,
@@ -203,7 +227,7 @@ class Study:
                 layout=(TensorLayout("w", (40,)),),
                 clip=1.0,
                 max_weight=1000,
-                counters=("correct", "evaluated"),
+                counters=("evaluated", "correct"),
             ),
             self.signer,
         )
@@ -224,8 +248,8 @@ class Study:
         spec = self.spec.spec
         self.say(
             RunStart(
-                "run-1", "study-1", PLAN, self.roster.digest(), digest(spec).hex(),
-                encode(self.spec).hex(), tuple(self.members), 3, 40, 32, 3, 1, 3, False,
+                "run-1", "study-1", self.plan.digest(), self.roster.digest(), digest(spec).hex(),
+                encode(self.spec).hex(), tuple(self.members), 2, 40, 32, 3, 1, 3, False,
                 spec.counters, "wardround-0.1.0",
             ),
             KeyBookMade(
@@ -266,13 +290,15 @@ class Study:
         self.sync()
         result = self.aggregator.result()
         uploads = tuple(self.uploads[number][name] for name in survivors)
-        self.model = hashlib.sha256(f"model {number}".encode()).hexdigest()
+        before, self.model = self.model, hashlib.sha256(f"model {number}".encode()).hexdigest()
+        counters = tuple(Counter(n, v) for n, v in result.counters.items())
+        accuracy = f"{result.counters['correct'] / result.counters['evaluated']:.4f}"
         self.say(
             Aggregated(
                 "run-1", number, 1, context, result.digest, 160, uploads, survivors,
-                result.weight, tuple(Counter(n, v) for n, v in result.counters.items()),
-                self.model, encode(quorum).hex(),
+                result.weight, counters, self.model, encode(quorum).hex(),
             ),
+            Evaluation("run-1", number, before, counters, (Metric("accuracy", accuracy),)),
             RoundEnd("run-1", number, 1, "completed", "", survivors, sent, 160 * len(names)),
         )  # fmt: skip
         self.sync()
@@ -284,7 +310,7 @@ class Study:
         task = self.aggregator._attempt().task
         values = np.random.default_rng(number).standard_normal(40).astype(np.float32) * 0.1
         weight = 0 if purpose == "evaluate" else 10
-        upload, vector = part.begin_round(task, task.model, Contribution(values, weight, (7, 9)))
+        upload, vector = part.begin_round(task, task.model, Contribution(values, weight, (9, 7)))
         self.aggregator.add(upload, vector)
         header, boxes = encode(upload.header), sum(map(len, upload.boxes))
         body = vector.tobytes()

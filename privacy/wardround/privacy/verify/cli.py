@@ -8,18 +8,20 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from wardround.privacy.bundle import Bundle
-from wardround.privacy.errors import BundleInvalid, WardroundError
+from wardround.privacy.errors import BundleInvalid, MalformedData, WardroundError
 from wardround.privacy.notes import Note
-from wardround.privacy.verify.findings import CHECKS, EXIT, Finding, Findings, Verification
+from wardround.privacy.verify.findings import EXIT, Finding, Findings, Verification
 from wardround.privacy.verify.policy import Policy
 from wardround.privacy.verify.receipts import SavedReceipt
 from wardround.privacy.verify.verifier import verify
 
 USAGE = 3
+T = TypeVar("T")
 _COLOURS = {"verified": "32", "tampered": "31", "incomplete": "33"}
 
 
@@ -36,14 +38,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return USAGE if stop.code else 0
     try:
-        policy = Policy.from_text(_text(options.policy))
-        pins = [path.read_bytes() for path in options.pin]
-        for pin in pins:
-            Note.from_bytes(pin)
-        receipts = [SavedReceipt.from_bytes(path.read_bytes()) for path in options.receipt]
-        if not options.bundle.is_file():
-            raise BundleInvalid(f"{options.bundle} does not exist")
-    except (OSError, UnicodeDecodeError, WardroundError) as error:
+        policy = _read(options.policy, _policy)
+        pins = [_read(path, _pin) for path in options.pin]
+        receipts = [_read(path, SavedReceipt.from_bytes) for path in options.receipt]
+        with options.bundle.open("rb"):
+            pass  # a file that cannot be read at all says nothing about the evidence
+    except OSError as error:
+        print(f"wardround-verify: {error.filename}: {error.strerror}", file=sys.stderr)
+        return USAGE
+    except WardroundError as error:
         print(f"wardround-verify: {error}", file=sys.stderr)
         return USAGE
     try:
@@ -114,8 +117,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _read(path: Path, parse: Callable[[bytes], T]) -> T:
+    """Return what a file of the auditor's own says; MalformedData names it where it cannot be."""
+    data = path.read_bytes()
+    try:
+        return parse(data)
+    except (UnicodeDecodeError, WardroundError) as error:
+        raise MalformedData(f"{path}: {error}") from None
+
+
+def _policy(data: bytes) -> Policy:
+    return Policy.from_text(data.decode())
+
+
+def _pin(data: bytes) -> bytes:
+    Note.from_bytes(data)
+    return data
 
 
 def _show(result: Verification) -> None:
@@ -142,11 +159,12 @@ def _show(result: Verification) -> None:
             "what it says, and the step to the next model, only the sites can redo: they sign it"
         )
     print(f"recomputed   {len(result.recomputed)} privacy spends")
-    broken = sum(finding.breaks for finding in result.findings)
+    broken, count = sum(f.breaks for f in result.findings), len(result.findings)
+    missing = "1 thing is missing" if count == 1 else f"{count} things are missing"
     line = {
         "verified": "verified",
-        "tampered": f"tampered: {broken} findings",
-        "incomplete": f"incomplete: {len(result.findings)} things are missing, nothing contradicts",
+        "tampered": f"tampered: {broken} finding{'s' * (broken != 1)}",
+        "incomplete": f"incomplete: {missing}, nothing contradicts",
     }[result.status]
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         line = f"\033[{_COLOURS[result.status]}m{line}\033[0m"
@@ -157,7 +175,7 @@ def _finding(finding: Finding) -> str:
     where = "the log" if finding.entry is None else f"entry {finding.entry}"
     weight = "tampered" if finding.breaks else "incomplete"
     return (
-        f"{weight}  {where}: {CHECKS[finding.check]} [{finding.check}]\n"
+        f"{weight}  {where}: {finding.told} [{finding.check}]\n"
         f"    expected  {_plain(finding.expected)}\n    found     {_plain(finding.found)}"
     )
 

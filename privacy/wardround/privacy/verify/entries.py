@@ -121,6 +121,7 @@ class EntryPass:
 
         if index == 0 and isinstance(first, Genesis):
             self.coordinator = bytes.fromhex(first.coordinator_key or first.log_key)
+            self.runs.plans.coordinator = self.coordinator
 
     def _roster(self, index: int, event: RunStart) -> None:
         """The keys that the run pins must be the logged ones of its participants."""

@@ -35,10 +35,12 @@ CHECKS = {
     "keys": "keys of sites are shared, unknown to the policy, or replaced without proof",
     "revoked": "a statement by a key that was revoked",
     "compromised": "statements from a time when the key may have been stolen",
+    "plan": "what is told of a study plan is not what its text says",
     "approval": "a site takes part in a run whose plan it did not approve",
     "round": "an entry does not fit its run, round or attempt",
     "aggregate": "an aggregate does not follow from the uploads it names",
     "model": "a round does not start from the model the one before led to",
+    "evaluation": "metrics do not follow from the opened sum of their round",
     "closing": "a site's closing statement is missing or contradicts the log",
     "run": "a run has no end",
     "deidentification": "a statement on de-identified data contradicts itself or another",
@@ -47,6 +49,18 @@ CHECKS = {
     "blob": "a retained ciphertext is not the one that was logged",
     "replay": "adding up again was not possible, not asked for, or gave something else",
     "epsilon": "an epsilon is lower than its events cost",
+}
+
+# What it means where nothing is wrong, and something is only not there.
+_MISSING = {
+    "pin": "no checkpoint that was kept outside was given",
+    "keys": "a site that the policy does not know",
+    "plan": "the text of a study plan is not there, or of a form that is not read",
+    "closing": "a site has not closed a run",
+    "run": "a run has no end, or is not in the log",
+    "blob": "a retained ciphertext that no entry names",
+    "replay": "a sum was not added up again",
+    "epsilon": "epsilons were not computed again",
 }
 
 
@@ -63,6 +77,12 @@ class Finding:
     expected: str
     found: str
     breaks: bool = True
+
+    @property
+    def told(self) -> str:
+        """Return what the finding means, in words."""
+        right = CHECKS.get(self.check, self.check)
+        return right if self.breaks else _MISSING.get(self.check, right)
 
     def to_json(self) -> dict[str, Json]:
         """Return the finding for `--json`."""
@@ -135,13 +155,17 @@ class Verification:
 
 
 class Findings:
-    """Collects findings; of one check at most `LIMIT` are kept, the rest are counted."""
+    """Collects findings; of one check at most `LIMIT` are kept, the rest are counted.
+
+    What breaks the evidence and what is only missing are counted apart: however much is missing,
+    no contradiction is crowded out.
+    """
 
     LIMIT = 100
 
     def __init__(self) -> None:
         self._kept: list[Finding] = []
-        self._counts: dict[str, int] = {}
+        self._counts: dict[tuple[str, bool], int] = {}
 
     def add(
         self, check: str, entry: int | None, expected: str, found: str, *, breaks: bool = True
@@ -149,21 +173,22 @@ class Findings:
         """Note one finding of a check that `CHECKS` names."""
         if check not in CHECKS:
             raise KeyError(check)
-        self._counts[check] = self._counts.get(check, 0) + 1
-        if self._counts[check] <= self.LIMIT:
+        kind = check, breaks
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        if self._counts[kind] <= self.LIMIT:
             self._kept.append(Finding(check, entry, expected, found, breaks))
 
     def absorb(self, other: "Findings") -> None:
         """Take over what another collection holds."""
         self._kept += other._kept
-        for check, count in other._counts.items():
-            self._counts[check] = self._counts.get(check, 0) + count
+        for kind, count in other._counts.items():
+            self._counts[kind] = self._counts.get(kind, 0) + count
 
     def all(self) -> tuple[Finding, ...]:
         """Return what was found, those that break first, then by entry."""
         more = [
             Finding(check, None, f"at most {self.LIMIT} such findings", f"{count}", False)
-            for check, count in self._counts.items()
+            for (check, _), count in self._counts.items()
             if count > self.LIMIT
         ]
         key = [

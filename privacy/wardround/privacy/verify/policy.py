@@ -64,7 +64,7 @@ class Policy:
                     case ["site", site, "identity", identity, "witness", witness] if log:
                         rows.append(_site(log[0], site, identity, witness))
                     case ["quorum" | "clock-tolerance", count] if words[0] not in numbers:
-                        numbers[words[0]] = int(count)
+                        numbers[words[0]] = int(count.encode("ascii"))
                     case _:
                         raise PolicyInvalid("it is not understood, stands twice, or before `log`")
             except (ValueError, MalformedData, PolicyInvalid) as error:

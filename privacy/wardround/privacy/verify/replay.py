@@ -111,7 +111,14 @@ class Replay:
         run, start = one.run, one.attempt.start
         facts = (
             ("run spec", spec.spec.run, run.run),
+            ("plan", spec.spec.study.hex(), run.plan_digest),
+            ("roster", spec.spec.roster.hex(), run.roster_digest),
+            ("dimension", spec.spec.dimension, run.dimension),
+            ("ring bits", spec.spec.ring_bits, run.ring_bits),
+            ("group mode", spec.spec.group_mode, run.group_mode),
+            ("counters", spec.spec.counters, run.counters),
             ("participants", spec.spec.participants, run.participants),
+            ("colluders", spec.spec.colluders, run.colluders),
             ("threshold", spec.spec.threshold, run.threshold),
             ("smallest cohort", spec.spec.min_cohort, run.min_cohort),
             ("round", (task.round, task.attempt), (start.round, start.attempt)),

@@ -8,6 +8,7 @@ from wardround.privacy.events import (
     Approval,
     Closing,
     Deidentification,
+    Evaluation,
     KeyBookMade,
     Leaf,
     ModelStep,
@@ -23,6 +24,7 @@ from wardround.privacy.events import (
 )
 from wardround.privacy.verify.findings import Findings
 from wardround.privacy.verify.model_steps import ModelSteps
+from wardround.privacy.verify.plans import Plans
 
 LEDGER_SLACK = Decimal("0.99")
 """A ledger may price its past anew with a finer accountant; lower than this it has gone back."""
@@ -31,7 +33,7 @@ _InRound = RoundStart | Update | Survivors | RecoveryShare | Aggregated | RoundE
 
 _RULED = {
     StudyPlanned, Approval, Deidentification, RunStart, KeyBookMade, PrivacySpend, Closing, RunEnd,
-    RoundStart, Update, Survivors, RecoveryShare, Aggregated, RoundEnd, ModelStep,
+    RoundStart, Update, Survivors, RecoveryShare, Aggregated, RoundEnd, ModelStep, Evaluation,
 }  # fmt: skip
 
 
@@ -87,15 +89,19 @@ class Runs:
     keep_opened: bool = False
     keep_spends: bool = False
     first_opened: int | None = None
-    plans: dict[str, str] = field(default_factory=dict)  # plan digest: study
     approvals: set[tuple[str, str]] = field(default_factory=set)  # site, plan digest
     runs: dict[str, Run] = field(default_factory=dict)
+    blobs: dict[str, bool] = field(default_factory=dict)  # of the bundle: does an update name it?
     opened: list[Opened] = field(default_factory=list)
     closings: list[tuple[int, str, Closing]] = field(default_factory=list)
     spends: list[tuple[int, str, PrivacySpend]] = field(default_factory=list)
+    plans: Plans = field(init=False)
     _reports: dict[tuple[str, str], str] = field(default_factory=dict)
     _ledgers: dict[str, int] = field(default_factory=dict)
     _spent: dict[tuple[str, str, str], Decimal] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.plans = Plans(self.findings)
 
     def add(self, index: int, leaf: Leaf) -> None:
         """Check the next entry against those before."""
@@ -104,7 +110,7 @@ class Runs:
             return
         match event:
             case StudyPlanned():
-                self.plans[event.plan_digest] = event.study
+                self.plans.add(index, event)
             case Approval():
                 self.approvals.add((leaf.site, event.plan_digest))
             case Deidentification():
@@ -116,6 +122,8 @@ class Runs:
                     self.runs[event.run].book = event.book
             case ModelStep():
                 self._model_step(index, leaf.site, event)
+            case Evaluation():
+                self._evaluation(index, event)
             case PrivacySpend():
                 self._spend(index, leaf.site, event)
             case Closing():
@@ -128,6 +136,8 @@ class Runs:
                     run.end = event
                     if run.steps:
                         run.steps.end(index, event)
+                    elif event.outcome == "completed" and event.model_digest != run.model:
+                        self.findings.add("model", index, run.model, event.model_digest)
             case _ if isinstance(event, _InRound):
                 self._in_round(index, leaf.site, event)
 
@@ -158,7 +168,8 @@ class Runs:
             return
         steps = ModelSteps(event, self.findings) if event.group_mode else None
         self.runs[event.run] = Run(event, index, steps=steps)
-        if self.plans.get(event.plan_digest) != event.study:
+        self.plans.start(index, event)
+        if self.plans.studies.get(event.plan_digest) != event.study:
             self.findings.add("approval", index, f"a logged plan of {event.study}", "another plan")
         for site in event.participants:
             if (site, event.plan_digest) not in self.approvals:
@@ -244,6 +255,9 @@ class Runs:
     def _sent(self, run: Run, site: str, event: Update) -> None:
         count, size = run.sent.get(site, (0, 0))
         size += event.size + event.header_size + event.boxes_size
+        for blob in (event.digest, event.header_digest):
+            if blob in self.blobs:
+                self.blobs[blob] = True
         run.sent[site] = count + 1, size
 
     def _survivors(self, index: int, run: Run, attempt: Attempt, event: Survivors) -> None:
@@ -301,6 +315,15 @@ class Runs:
             self.first_opened = index
         if self.keep_opened:
             self.opened.append(Opened(index, run.start, run.book, attempt, event))
+
+    def _evaluation(self, index: int, event: Evaluation) -> None:
+        """Stands after the opened sum that it reads, in the attempt that opened it."""
+        run = self.runs.get(event.run)
+        for (number, _), attempt in run.attempts.items() if run else ():
+            if run and number == event.round and attempt.aggregate is not None:
+                self.plans.evaluation(index, run.start, attempt.start, attempt.aggregate[1], event)
+                return
+        self.findings.add("evaluation", index, f"an opened sum of round {event.round}", "none")
 
     def _model_step(self, index: int, site: str, event: ModelStep) -> None:
         """May come late: a site that was away reads the sum, or hands this in, when it is back."""

@@ -65,7 +65,7 @@ class _Work:
     findings: Findings = field(default_factory=Findings)
 
     def run(self, pins: list[bytes], receipts: list[SavedReceipt]) -> Verification:
-        self._manifest()
+        manifest = self._manifest()
         checkpoints = Checkpoints(self.policy, self.findings, self.every)
         for line in self.bundle.lines(CHECKPOINTS):
             note = canonical.loads(line)
@@ -91,6 +91,7 @@ class _Work:
         self._closings(checkpoints, found)
         check_compromised(found, lambda: self.bundle.lines(ENTRIES), self.findings)
         self._projections(found)
+        self._described(manifest, found)
         replayed = self._replay(found)
         recomputed = Recompute(self.findings).all(found.runs.spends) if self.recompute else ()
 
@@ -110,7 +111,7 @@ class _Work:
             hidden=replayed & {one.entry for one in found.runs.opened if one.run.group_mode},
         )
 
-    def _manifest(self) -> None:
+    def _manifest(self) -> dict[str, canonical.Json]:
         manifest = canonical.loads_object(self.bundle.read(MANIFEST, 2**16))
         if manifest.get("format") != FORMAT:
             raise BundleInvalid(f"the bundle is not of the form {FORMAT}")
@@ -118,11 +119,34 @@ class _Work:
             self.findings.add(
                 "genesis", None, self.policy.origin, f"{manifest.get('origin')!a}"[:200]
             )
+        return manifest
+
+    def _described(self, manifest: dict[str, canonical.Json], found: EntryPass) -> None:
+        """Check what the bundle says it is against what is in it."""
+        run = manifest.get("run")
+        right = {
+            "format": FORMAT,
+            "origin": manifest.get("origin"),
+            "run": run if isinstance(run, str) else None,
+            "size": found.tree.size,
+        }
+        if manifest != right:
+            self.findings.add("bundle", None, _short(right), _short(manifest))
+        if isinstance(run, str) and run not in found.runs.runs:
+            self.findings.add("run", None, "the run of the bundle", _short(run), breaks=False)
+        for digest, named in found.runs.blobs.items():
+            if not named:
+                self.findings.add(
+                    "blob", None, "an update that names it", f"none of {digest}", breaks=False
+                )
+            if not self.bundle.holds(digest):
+                self.findings.add("blob", None, f"bytes of SHA-256 {digest}", "other bytes")
 
     def _entries(self, every: bool, wanted: dict[int, bytes], sizes: set[int]) -> EntryPass:
         signatures = Signatures(self.jobs) if every else None
         found = EntryPass(self.policy, signatures)
         found.runs.keep_opened, found.runs.keep_spends = self.replay, self.recompute
+        found.runs.blobs = dict.fromkeys(self.bundle.blobs(), False)
         try:
             found.run(self._watched(wanted), self.bundle.lines(COLUMNS), sizes)
         finally:

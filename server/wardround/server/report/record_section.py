@@ -19,7 +19,6 @@ from wardround.privacy.presentation.document import (
 )
 from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.wording import attempt, counted, grouped, or_dash, tally
-from wardround.privacy.verify.findings import CHECKS
 from wardround.server.report.gaps import Gap
 from wardround.server.report.model import RunReport
 
@@ -206,7 +205,7 @@ def findings_section(report: RunReport, gaps: tuple[Gap, ...]) -> Section:
         columns("What is wrong", "Entry", "Expected", "Found", "Kind"),
         tuple(
             (
-                Cell(CHECKS.get(f.check, f.check), Source.VERIFIED),
+                Cell(f.told, Source.VERIFIED),
                 Cell("whole log" if f.entry is None else str(f.entry), Source.VERIFIED),
                 Cell(f.expected, Source.VERIFIED),
                 Cell(f.found, Source.VERIFIED),

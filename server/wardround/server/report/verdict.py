@@ -19,7 +19,7 @@ from wardround.privacy.presentation.document import (
 )
 from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.wording import counted, epsilon, listing, short
-from wardround.privacy.verify.findings import CHECKS, Verification
+from wardround.privacy.verify.findings import Verification
 from wardround.server.report.gaps import Gap
 from wardround.server.report.model import RunReport, SpendFacts
 from wardround.server.report.spending import against_budget
@@ -66,8 +66,7 @@ def _headline(report: RunReport) -> str:
 def _findings(checked: Verification) -> Iterator[Paragraph]:
     for finding in checked.findings[:3]:
         where = "" if finding.entry is None else f" (entry {finding.entry})"
-        told = CHECKS.get(finding.check, finding.check)
-        name = f"{told[:1].upper()}{told[1:]}{where}"
+        name = f"{finding.told[:1].upper()}{finding.told[1:]}{where}"
         text = f"{name}: expected {finding.expected}; found {finding.found}."
         yield words(Cell(text, Source.VERIFIED))
     if (more := len(checked.findings) - 3) > 0:
