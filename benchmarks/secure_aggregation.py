@@ -9,9 +9,10 @@ core slow each other down, which would be counted twice); what a second core bri
 own, in time of the clock. `Flower` is the faster of its two plaintext aggregations.
 
 A `floor` is what the primitives alone take, measured in the same run: the AES streams, SHA-256 of
-what a site sends, one read of what comes in and the first write of what goes out. `floor + adds`
-has NumPy's additions of the masks too. Arranging these calls differently comes no lower, so a floor
-beside a goal says whether the goal can be met with them.
+what a site sends, one read of what comes in and the first write of what goes out. `with NumPy` adds
+what NumPy takes for the rest on data that never leaves the cache: adding the masks, encoding, MAC,
+decoding. Arranging these calls differently comes no lower, so a floor beside a goal says whether
+the goal can be met with them.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from flwr.common.secure_aggregation.quantization import dequantize, quantize
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from flwr.server.strategy.aggregate import aggregate as flower_aggregate
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+from model_deltas import KINDS, model_deltas
 from results import record
 
 from wardround.privacy.identity import FileSigner, Roster, SiteKeys
@@ -58,6 +60,7 @@ from wardround.privacy.secagg import (
     ring_type,
     segments,
 )
+from wardround.privacy.secagg.authentication import Authenticator
 from wardround.privacy.secagg.masking import (
     SegmentMask,
     Stream,
@@ -72,10 +75,15 @@ SECTION = "secure aggregation"
 MOD = 1 << 32
 IN_CACHE = 128  # chunks
 PRIMITIVES = {
-    "sha": "SHA-256 in cache",
-    "add": "addition in cache",
-    "read": "read from memory",
-    "fresh": "first write to memory",
+    "read": "one read from memory",
+    "fresh": "one first write to memory",
+    "sha": "in cache: one SHA-256",
+    "add": "in cache: adding one mask",
+    "encode 32": "in cache: encoding, 32 bits",
+    "encode 16": "in cache: encoding, 16 bits",
+    "mac 32": "in cache: MAC, 32 bits",
+    "mac 16": "in cache: MAC, 16 bits",
+    "decode 32": "in cache: decoding, 32 bits",
 }
 CHUNK_BYTES = 4 * CHUNK
 ZEROS = memoryview(bytes(CHUNK_BYTES))
@@ -130,29 +138,37 @@ def raw_stream(streams: list[Stream], size: int) -> None:
                 encryptor.update_into(ZEROS, BUFFER)
 
 
-def primitives(update: np.ndarray) -> dict[str, Callable[[], object]]:
-    """What no protected sum does without, one vector of 32 bits a coordinate each.
+def primitives(update: np.ndarray, clip: float) -> dict[str, Callable[[], object]]:
+    """What no protected sum does without, as PRIMITIVES names it.
 
-    `read` takes its vector from memory and `fresh` writes to memory new to the process; `sha` and
-    `add` work on one chunk that stays in cache.
+    `read` takes its vector from memory and `fresh` writes to memory new to the process; the others
+    work on one chunk that stays in cache, IN_CACHE times.
     """
     chunk, other = (segments.aligned(CHUNK, ring_type(32)) for _ in range(2))
     chunk[:], other[:] = 1, 2
+    narrow = segments.signed_view(chunk.view(ring_type(16))[:CHUNK])
+    specs = {bits: spec_of(CHUNK, 10, bits, False) for bits in (32, 16)}
+    wide, values = segments.signed_view(chunk), update[:CHUNK].copy()
+    authenticator = Authenticator(b"g" * 32, b"c" * 32, CHUNK)
+    quantizers = {bits: Quantizer(spec, clip, values, 10) for bits, spec in specs.items()}
+    decoder, hasher = Decoder(specs[32], clip, 100), hashlib.sha256()
 
-    def sha() -> None:
-        hasher = hashlib.sha256()
-        for _ in range(IN_CACHE):
-            hasher.update(chunk.data)
+    def repeated(work: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [work() for _ in range(IN_CACHE)]
 
-    def add() -> None:
-        for _ in range(IN_CACHE):
-            np.add(chunk, other, out=chunk)
-
+    in_cache: dict[str, Callable[[], object]] = {
+        "sha": lambda: hasher.update(chunk.data),
+        "add": lambda: np.add(chunk, other, out=chunk),
+        "encode 32": lambda: quantizers[32].encode(0, wide),
+        "encode 16": lambda: quantizers[16].encode(0, narrow),
+        "mac 32": lambda: authenticator.inner(0, wide),
+        "mac 16": lambda: authenticator.inner(0, narrow),
+        "decode 32": lambda: decoder.decode(wide, 0),
+    }
     return {
-        "sha": sha,
-        "add": add,
         "read": update.max,
         "fresh": lambda: segments.aligned(len(update), np.float32).fill(0),
+        **{name: repeated(work) for name, work in in_cache.items()},
     }
 
 
@@ -272,6 +288,13 @@ def table(dimension: int, sites: int, repeats: int) -> list[Row]:
             np.add(total, vector, out=total)
         return unmask(plain[bits], clip, names, total, streams)
 
+    def whole_coordinator() -> bytes:
+        total = segments.aligned(plain[32].vector_length, ring_type(32))
+        for index, vector in enumerate(masked[32]):
+            segments.accumulate(total, vector, index == 0)
+        unmask(plain[32], clip, names, total, streams)
+        return segments.vector_digest(total)
+
     quick: dict[str, Callable[[], object]] = {
         "fedavg": lambda: chunked_fedavg(updates, weights),
         "flower": lambda: flower_aggregate([([u], 10) for u in updates]),
@@ -284,8 +307,9 @@ def table(dimension: int, sites: int, repeats: int) -> list[Row]:
         "bare 16": lambda: bare_site(narrow, updates[0], streams),
         "coordinator 32": lambda: coordinator(32),
         "coordinator 16": lambda: coordinator(16),
+        "coordinator, all": whole_coordinator,
         "digest": lambda: segments.vector_digest(blank),
-        **primitives(updates[0]),
+        **primitives(updates[0], clip),
     }
     vector, _ = protect(wide, clip, names[0], contribution, streams, group)
     apply_streams(vector, [stream.opposite() for stream in streams])
@@ -301,23 +325,27 @@ def table(dimension: int, sites: int, repeats: int) -> list[Row]:
         except ImportError:
             print("TenSEAL is not installed (pip install tenseal): no row for CKKS")
     seconds |= least(slow, 2)
-    counts = dict.fromkeys(("sha", "add"), IN_CACHE * CHUNK)
+    counts = {name: IN_CACHE * CHUNK for name in PRIMITIVES if name not in ("read", "fresh")}
     ns = {name: t / counts.get(name, dimension) * 1e9 for name, t in seconds.items()}
     return _rows(dimension, sites, ns)
 
 
 def _floors(ns: Mapping[str, float], ours: str, sites: int) -> tuple[float, float]:
-    """Return the least nanoseconds of a step with these primitives: without and with additions."""
-    if ours == "coordinator 32":
-        masks, width = sites, 1.0
-        memory = sites * ns["read"] + 2 * ns["fresh"]  # the sum and the mean
+    """Return the least nanoseconds of a step with these primitives: without and with NumPy's."""
+    kind, bits = ours.split()
+    width, masks = int(bits) / 32, sites + (kind == "site")  # a site's own has the group mask
+    floor = width * masks * ns["raw"] / sites
+    rest = width * masks * ns["add"]
+    if kind == "coordinator":
+        floor += sites * ns["read"] + 2 * width * ns["fresh"]  # the sum and the mean
+        rest += ns[f"decode {bits}"]
     else:
-        kind, bits = ours.split()
-        masks, width = (sites if kind == "bare" else sites + 1), int(bits) / 32
-        memory = ns["read"] + width * ns["fresh"]
-    digest = width * ns["sha"] if ours.startswith("site") else 0.0
-    floor = width * masks * ns["raw"] / sites + digest + memory
-    return floor, floor + width * masks * ns["add"]
+        floor += ns["read"] + width * ns["fresh"]
+        rest += ns[f"encode {bits}"]
+    if kind == "site":
+        floor += width * ns["sha"]
+        rest += ns[f"mac {bits}"]
+    return floor, floor + rest
 
 
 def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
@@ -338,7 +366,7 @@ def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
     def floors(name: str, ours: str, theirs: str, wanted: float) -> list[Row]:
         """Two floors beside a goal: as a ratio to Flower, or of SecAgg+ or CKKS to the floor."""
         rows = []
-        for label, value in zip(("floor", "floor + adds"), _floors(ns, ours, sites), strict=True):
+        for label, value in zip(("floor", "with NumPy"), _floors(ns, ours, sites), strict=True):
             ratio = value / flower if theirs == "flower" else ns[theirs] / value
             sign, other = ("<=", "Flower") if theirs == "flower" else (">=", "floor")
             goal = f"{sign}{wanted:g}"
@@ -357,9 +385,10 @@ def _rows(dimension: int, sites: int, ns: dict[str, float]) -> list[Row]:
         row("site, no MAC/digest/group, 32", "bare 32", flower, "Flower"),
         row("coordinator, 32 bits", "coordinator 32", flower, "Flower", coordinator_goal),
         row("same, to Flower's records", "coordinator 32", ns["flower records"], "records"),
+        row("same, and all digests", "coordinator, all", flower, "Flower"),
         row("coordinator, 16 bits", "coordinator 16", flower, "Flower"),
         row("digest of one vector", "digest"),
-        *(row(f"one {name}", key) for key, name in PRIMITIVES.items()),
+        *(row(name, key) for key, name in PRIMITIVES.items()),
         row("site reads 1-site sum", "strip"),
     ]
     if ten:
@@ -401,129 +430,6 @@ def both_cores(dimension: int, repeats: int) -> Row:
         segments._cores = cores
     gain = walls["one"] / walls["all"]
     return Row(f"site on {cores()} cores, wall", walls["all"] * 1e3, "ms", "one core", gain)
-
-
-def networks() -> dict[str, Callable[[], Any]]:
-    """Small networks of several kinds, all for images of 16 x 16 pixels and four classes.
-
-    `wide dense`: a dense layer sees every pixel; its deltas have heavy tails. `pooled` averages
-    over the image first, as residual networks do. `residual` is an encoder and decoder with
-    skips and residual blocks, for segmentation. `transformer` has patches and attention.
-    """
-    import torch
-    from torch import nn
-
-    class Residual(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + self.inner(x)
-
-    class Tokens(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.flatten(2).transpose(1, 2)
-
-    class Mean(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.mean(1)
-
-    def convolutional(pooled: bool) -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1), nn.GroupNorm(8, 32), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(128, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.ReLU(),
-            *((nn.AdaptiveAvgPool2d(1),) if pooled else ()), nn.Flatten(),
-            nn.Linear(128 if pooled else 128 * 16, 64), nn.ReLU(), nn.Linear(64, 4),
-        )  # fmt: skip
-
-    def block(width: int) -> nn.Module:
-        return Residual(
-            nn.Sequential(
-                nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(),
-                nn.Conv2d(width, width, 3, padding=1),
-            )
-        )  # fmt: skip
-
-    def residual() -> nn.Module:
-        deep = nn.Sequential(
-            nn.Conv2d(32, 64, 2, stride=2), block(64), nn.ConvTranspose2d(64, 32, 2, stride=2)
-        )
-        middle = nn.Sequential(
-            nn.Conv2d(16, 32, 2, stride=2), block(32), Residual(deep), block(32),
-            nn.ConvTranspose2d(32, 16, 2, stride=2),
-        )  # fmt: skip
-        return nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), block(16), Residual(middle), block(16),
-            nn.Conv2d(16, 5, 1),
-        )  # fmt: skip
-
-    def transformer() -> nn.Module:
-        layers = (
-            nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True, norm_first=True)
-            for _ in range(2)
-        )
-        return nn.Sequential(
-            nn.Conv2d(1, 64, 4, stride=4), Tokens(), *layers, Mean(), nn.Linear(64, 4)
-        )
-
-    return {
-        "wide dense": lambda: convolutional(False),
-        "pooled": lambda: convolutional(True),
-        "residual": residual,
-        "transformer": transformer,
-    }
-
-
-def model_deltas(
-    kind: str, sites: int, rounds: int
-) -> tuple[list[TensorLayout], list[list[np.ndarray]]]:
-    """Deltas of a network that really trains: [round][site] -> float32 [D].
-
-    Each site holds invented images (gratings whose angle tells the class, in noise) with its own
-    brightness; ten steps of SGD with momentum a round, then federated averaging. For segmentation
-    a grating fills a disc, and each pixel is to be told.
-    """
-    import torch
-    from torch import nn
-
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    model = networks()[kind]()
-    layout = [TensorLayout(name, tuple(p.shape)) for name, p in model.named_parameters()]
-    axis = torch.arange(16.0)
-
-    def images(site: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        labels = torch.randint(0, 4, (count,))
-        angle, phase = labels * math.pi / 4, 6.3 * torch.rand(count)
-        along = torch.cos(angle)[:, None, None] * axis[None, None, :]
-        across = torch.sin(angle)[:, None, None] * axis[None, :, None]
-        grating = torch.sin(0.9 * (along + across) + phase[:, None, None])
-        if kind == "residual":
-            middle = 3 + 10 * torch.rand(2, count, 1, 1)
-            disc = (axis[:, None] - middle[0]) ** 2 + (axis - middle[1]) ** 2 < 16
-            grating, labels = 2 * grating * disc, disc * (labels + 1)[:, None, None]
-        return (grating * (1 + site / sites) + torch.randn(count, 16, 16))[:, None], labels
-
-    def flat() -> torch.Tensor:
-        return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-
-    weights, result = flat(), []
-    for _ in range(rounds):
-        deltas = []
-        for site in range(sites):
-            nn.utils.vector_to_parameters(weights.clone(), model.parameters())
-            optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-            for _ in range(10):
-                batch, labels = images(site, 32)
-                optimiser.zero_grad()
-                nn.functional.cross_entropy(model(batch), labels).backward()
-                optimiser.step()
-            deltas.append((flat() - weights).numpy().astype(np.float32))
-        weights = weights + torch.from_numpy(np.mean(deltas, axis=0))
-        result.append(deltas)
-    return layout, result
 
 
 def errors_in_16_bits(
@@ -619,7 +525,7 @@ def whole_round(
 def sizes_and_errors() -> list[Row]:
     """Bytes up, control messages, and relative errors on deltas of networks that really train."""
     rows, ten = [], list(range(10, 110, 10))
-    for kind in networks():
+    for kind in KINDS:
         layout, rounds = model_deltas(kind, 10, 6)
         for name, weights in (("", [100] * 10), (", uneven", ten)):
             first, *errors = errors_in_16_bits(layout, rounds, weights)

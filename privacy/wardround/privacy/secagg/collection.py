@@ -4,7 +4,6 @@ Uploads are added to one running sum as they come, so memory is that of one vect
 sites there are. The same object opens the sum for a verifier that replays a round.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -36,12 +35,9 @@ from wardround.privacy.secagg.quantization import Aggregate
 from wardround.privacy.secagg.recovery import Recovery
 from wardround.privacy.secagg.segments import (
     Ring,
+    accumulate,
     aligned,
-    chunks,
-    for_each,
-    join_digests,
     ring_type,
-    segments,
     vector_digest,
 )
 
@@ -184,24 +180,9 @@ class Collection:
         return self._survivors
 
     def _add_if_genuine(self, header: UploadHeader, vector: Ring) -> None:
-        """Hash and add in one pass over the vector; take it off again if the hash is wrong."""
-        parts = segments(len(vector), vector.itemsize)
-        digests = [b""] * len(parts)
-        first = not self._headers  # the sum is not initialised yet: fresh memory is not free
-
-        def work(index: int) -> None:
-            hasher = hashlib.sha256()
-            for start, stop in chunks(*parts[index]):
-                chunk, total = vector[start:stop], self._sum[start:stop]
-                hasher.update(chunk.data)
-                if first:
-                    np.copyto(total, chunk)
-                else:
-                    np.add(total, chunk, out=total)
-            digests[index] = hasher.digest()
-
-        for_each(len(parts), work)
-        if join_digests(digests, len(vector), vector.itemsize) != header.vector:
+        """Add and hash in one pass over the vector; take it off again if the hash is wrong."""
+        first = not self._headers  # the sum is not initialised yet
+        if accumulate(self._sum, vector, first) != header.vector:
             if not first:
                 np.subtract(self._sum, vector, out=self._sum)
             raise UploadRejected(f"the vector of {header.site} was damaged", header.site)

@@ -87,11 +87,6 @@ def for_each(count: int, work: Callable[[int], None]) -> None:
         pass
 
 
-def segment_digest(vector: Ring, start: int, stop: int) -> bytes:
-    """Return the SHA-256 of one segment's bytes."""
-    return hashlib.sha256(vector[start:stop].data).digest()
-
-
 def join_digests(digests: list[bytes], length: int, itemsize: int) -> bytes:
     """Return the digest of a vector from those of its segments."""
     head = _DIGEST_LABEL + length.to_bytes(8, "big") + itemsize.to_bytes(1, "big")
@@ -100,11 +95,40 @@ def join_digests(digests: list[bytes], length: int, itemsize: int) -> bytes:
 
 def vector_digest(vector: Ring) -> bytes:
     """Return the digest of a ring vector: SHA-256 over length, width and its segments' SHA-256."""
+    return _digest_behind(lambda start, stop: vector[start:stop].max(), vector)
+
+
+def accumulate(total: Ring, vector: Ring, first: bool) -> bytes:
+    """Add `vector` to `total` in place and return its digest, in one pass over both.
+
+    The `first` vector is copied: `total` need not be initialised.
+    """
+
+    def add(start: int, stop: int) -> None:
+        chunk, sums = vector[start:stop], total[start:stop]
+        if first:
+            np.copyto(sums, chunk)
+        else:
+            np.add(sums, chunk, out=sums)
+
+    return _digest_behind(add, vector)
+
+
+def _digest_behind(read: Callable[[int, int], object], vector: Ring) -> bytes:
+    """Return the digest of `vector`; `read` has used each chunk before it is hashed.
+
+    A fast step over a chunk brings it into the cache. SHA-256 alone reads too slowly for memory to
+    be fetched ahead, and takes a fifth to a third longer.
+    """
     parts = segments(len(vector), vector.itemsize)
     digests = [b""] * len(parts)
 
     def work(index: int) -> None:
-        digests[index] = segment_digest(vector, *parts[index])
+        hasher = hashlib.sha256()
+        for start, stop in chunks(*parts[index]):
+            read(start, stop)
+            hasher.update(vector[start:stop].data)
+        digests[index] = hasher.digest()
 
     for_each(len(parts), work)
     return join_digests(digests, len(vector), vector.itemsize)
