@@ -80,7 +80,7 @@ def deidentify(
     if as_json:
         sys.stdout.write(json.dumps(run.report.to_json(), sort_keys=True) + "\n")
     else:
-        _show(run.report, Console())
+        _show(run.report, Console(), named=quarantine is not None)
 
 
 def _check_places(
@@ -204,7 +204,7 @@ def _write(path: Path, content: str, *, private: bool = False) -> None:
         file.write(content)
 
 
-def _show(report: "Report", console: Console) -> None:
+def _show(report: "Report", console: Console, *, named: bool) -> None:
     from wardround.datasets.deidentify import REASONS
 
     aside = len(report.quarantined)
@@ -222,6 +222,8 @@ def _show(report: "Report", console: Console) -> None:
         for reason, count in report.reasons().items():
             table.add_row(str(count), REASONS[reason])
         console.print(table)
+        if not named:
+            console.print("Which files: --quarantine FILE lists them by name.", highlight=False)
 
 
 def main() -> None:

@@ -53,6 +53,15 @@ def test_fewer_pixels_than_promised_is_truncated(build, run):
     assert refusal(run, dataset).reason in {"truncated", "pixels_unreadable"}
 
 
+def test_zeros_behind_a_file_are_not_taken_for_millions_of_attributes(build, run):
+    data = build.to_bytes(build.base())
+    run(data + bytes(4096))  # padding, as some archives add
+    with pytest.raises(Refused) as refused:
+        run(data + bytes(1 << 20))
+    assert refused.value.reason == "malformed"
+    assert "65,536 attributes" in str(refused.value)
+
+
 def test_a_decompression_bomb_is_refused_unread(build):
     dataset = build.base()
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian

@@ -8,9 +8,10 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from pydicom import config
@@ -18,7 +19,8 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import _read_file_meta_info, dcmread, read_preamble
+from pydicom.filereader import _read_file_meta_info, read_partial, read_preamble
+from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from wardround.datasets.errors import Refused
@@ -43,6 +45,7 @@ BROKEN = (
 _CHUNK = 1 << 20
 _MAX_EXPANSION = 64 << 20
 # An empty item has 8 bytes and becomes an object of a kilobyte.
+_MAX_ATTRIBUTES = 65_536  # of a file, not counting those in sequences
 _ITEM, _MAX_ITEMS = b"\xfe\xff\x00\xe0", 2_000_000
 _PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -117,7 +120,7 @@ def parse(content: Content) -> FileDataset:
         if data.count(_ITEM) > _MAX_ITEMS:
             raise Refused("expands", f"more than {_MAX_ITEMS:,} items")
         with quiet():
-            dataset = dcmread(io.BytesIO(data), force=True)
+            dataset = read_partial(io.BytesIO(data), _too_many(), force=True)
             _check_complete(dataset, data)
     except BROKEN as error:
         kind = "truncated" if isinstance(error, EOFError) else "malformed"
@@ -125,6 +128,20 @@ def parse(content: Content) -> FileDataset:
     if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
         raise Refused("directory", "a DICOMDIR")
     return dataset
+
+
+def _too_many() -> Callable[[BaseTag, str | None, int], bool]:
+    """Return what the parser asks at each attribute. A gigabyte of zeros behind a file is a hundred
+    million empty attributes, and would take minutes.
+    """
+    seen = count(1)
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if next(seen) > _MAX_ATTRIBUTES:
+            raise Refused("malformed", f"more than {_MAX_ATTRIBUTES:,} attributes")
+        return False
+
+    return stop
 
 
 def _looks_like_dicom(data: bytes) -> bool:
