@@ -14,6 +14,8 @@ from wardround.client.database import open_database
 from wardround.client.errors import LedgerError, LedgerRolledBack, SiteStateError
 from wardround.client.ledger import Ledger
 from wardround.client.spend import Reservation
+from wardround.datasets import cohort, phantom
+from wardround.datasets.cohort import Cohort
 from wardround.privacy.accounting import PrivacyEvent, epsilon
 from wardround.privacy.errors import PlanInvalid
 from wardround.privacy.plan import StudyPlan
@@ -98,12 +100,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ledger.commit(held.id, EVENTS)
     ledger.reserve(run="run-cut", study="covid", dataset="chest-ct", round=7, events=EVENTS)
     engine.dispose()
+    phantom.images(
+        path.parent / "images", seed=3, patients=24, classes=("clear", "nodule"), size=16, scanner=0
+    )
+    cohort.add(path.parent / "images", path.parent, "mri", "image-classification-2d", key=b"k" * 32)
     return path
 
 
 @pytest.fixture
 def home(tmp_path: Path, database: Path) -> Path:
     shutil.copy2(database, tmp_path)
+    shutil.copytree(database.parent / "datasets", tmp_path / "datasets")
     return tmp_path
 
 
@@ -166,8 +173,28 @@ def test_a_budget_is_set_and_kept(home: Path) -> None:
         "--home", home,
     )  # fmt: skip
     account = json.loads(run(ledger_cli.app, "--home", home, "--dataset", "mri", "--json").output)
-    assert account["datasets"][0]["budget"]["epsilon"] == "1.5"
-    assert "nothing" not in run(ledger_cli.app, "--home", home, "--dataset", "mri").output
+    pseudonym = Cohort.load(home, "mri").pseudonym
+    (found,) = account["datasets"]
+    assert (found["name"], found["dataset"]) == ("mri", pseudonym)
+    assert (found["budget"]["dataset"], found["budget"]["epsilon"]) == (pseudonym, "1.5")
+    for called in ("mri", pseudonym, pseudonym[:12]):
+        shown = run(ledger_cli.app, "--home", home, "--dataset", called).output
+        assert shown.startswith(f"mri ({pseudonym})")
+        assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("mistyped", ["mir", "", "chest", "0"])
+def test_a_budget_under_a_mistyped_name_is_refused(home: Path, mistyped: str) -> None:
+    result = run(
+        ledger_cli.app, "budget", "set", mistyped, "--epsilon", "1", "--delta", "1e-6",
+        "--home", home, fails=LedgerError,
+    )  # fmt: skip
+    assert "it has: mri; see: wardround-site data list" in str(result.exception)
+
+
+def test_a_damaged_data_set_does_not_hide_the_account(home: Path) -> None:
+    (home / "datasets" / "mri" / "manifest.jsonl").write_text("{}\n")
+    assert price(4) in run(ledger_cli.app, "--home", home).output
 
 
 @pytest.mark.parametrize("bad", ["three", "-1", "nan"])
@@ -196,8 +223,8 @@ def test_a_day_that_is_none_is_refused(home: Path) -> None:
 
 
 def test_no_budget_says_how_to_set_one(home: Path) -> None:
-    shown = run(ledger_cli.app, "--home", home, "--dataset", "pet").output
-    assert "No budget is set for pet" in shown
+    shown = run(ledger_cli.app, "--home", home, "--dataset", "mri").output
+    assert "No budget is set for mri" in shown
     assert "ledger budget set" in shown
 
 
@@ -296,6 +323,19 @@ def test_a_suggestion_can_be_pasted_into_a_plan() -> None:
         .replace("sample_rate = 0.25", f"sample_rate = {lines['sample_rate']}")
     )
     assert PlannedSpend.of_plan(StudyPlan.from_toml(text)).cost().value <= 3
+
+
+def test_a_suggestion_for_the_data_of_this_site(home: Path, tmp_path: Path) -> None:
+    patients = len({s.patient for s in Cohort.load(home, "mri").samples("train")})
+    images = len(Cohort.load(home, "mri").samples("train"))
+    assert patients < images
+    few = ("suggest", "--epsilon", "3", "--steps", "20", "--home", home)
+    assert f", {patients} of unit patient," in run(plan_cli.app, *few).output
+    shown = run(plan_cli.app, *few, "--dataset", "mri", "--unit", "image").output
+    assert f", {images} of unit image," in shown
+    for lacking in (("--dataset", "pet"), ("--home", tmp_path / "none")):
+        result = run(plan_cli.app, *few, *lacking, fails=LedgerError)
+        assert "give --patients" in str(result.exception)
 
 
 def test_suggestions_for_machines() -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 it did not work, the last line says why and what to do; 2 
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.table import Table
 from wardround.client.database import open_database
 from wardround.client.errors import LedgerError, SiteStateError
 from wardround.client.ledger import Ledger
+from wardround.client.ledger_names import names, pseudonym
 from wardround.client.ledger_plot import bar, picture, sparkline
 from wardround.client.ledger_statement import OUTSIDE, Statement, statements
 from wardround.privacy.errors import PlanInvalid
@@ -53,21 +55,26 @@ def ledger(
             raise typer.BadParameter(f"write it after: ledger {context.invoked_subcommand} --home")
         return
     day = 86_400_000
-    book = open_ledger(home).book()
+    opened = open_ledger(home)
+    book = opened.book()
     found = list(
         statements(
             book,
             since_ms=_midnight(since) if since else 0,
             until_ms=_midnight(until) + day if until else 2**62,
-            dataset=dataset,
+            dataset=None if dataset is None else known(home, opened, dataset),
         )
     )
+    called = names(home)
     if plot is not None:
-        picture(found, plot)
+        picture(found, plot, called)
     if as_json:
         write_json(
             {
-                "datasets": [statement.to_json() for statement in found],
+                "datasets": [
+                    {"name": called.get(statement.dataset, "")} | statement.to_json()
+                    for statement in found
+                ],
                 "outside_the_accountant": list(OUTSIDE),
                 "suspended_at": book.suspended.seen if book.suspended else None,
             }
@@ -86,7 +93,7 @@ def ledger(
             soft_wrap=True,
         )
     for statement in found:
-        show(statement)
+        show(statement, called.get(statement.dataset, ""))
     if found:
         out.print("Outside the accountant (it bounds none of these):")
         for line in OUTSIDE:
@@ -97,7 +104,7 @@ def ledger(
 
 @budget_app.command("set")
 def budget_set(
-    dataset: Annotated[str, typer.Argument(help="The data set's name.")],
+    dataset: Annotated[str, typer.Argument(help="The data set, as `data list` has it.")],
     epsilon: Annotated[str, typer.Option(help="The most it may ever spend.")],
     delta: Annotated[str, typer.Option(help="At this delta; well under 1 / patients.")],
     study: Annotated[str, typer.Option(help="Only for this study; else in total.")] = "",
@@ -112,8 +119,9 @@ def budget_set(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Set the budget of a data set, or of one study on it. Nobody but this site can."""
-    entry = open_ledger(home).set_budget(
-        dataset,
+    opened = open_ledger(home)
+    entry = opened.set_budget(
+        known(home, opened, dataset),
         number(epsilon, "--epsilon"),
         number(delta, "--delta"),
         study=study or None,
@@ -131,11 +139,11 @@ def forecast(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a plan would cost of what is left."""
-    found = forecast_of(open_ledger(home), PlannedSpend.of_plan(read_plan(plan)), dataset)
+    found = forecast_of(home, open_ledger(home), PlannedSpend.of_plan(read_plan(plan)), dataset)
     if as_json:
         write_json(found.to_json())
     else:
-        out.print(found.sentence, soft_wrap=True)
+        out.print(replace(found, dataset=dataset).sentence, soft_wrap=True)
 
 
 @app.command()
@@ -168,11 +176,14 @@ def accept_restore(
     )
 
 
-def show(statement: Statement) -> None:
-    """Print the account of one data set within 80 columns."""
+def show(statement: Statement, name: str) -> None:
+    """Print the account of one data set, which the site calls `name`, within 80 columns."""
     account, budget = statement.account, statement.account.budget
     against = "everyone" if budget.audience == "everyone" else "who sees only the sum"
-    out.print(f"[bold]{statement.dataset}[/]  epsilon at delta {budget.delta}, against {against}")
+    out.print(
+        f"[bold]{name or statement.dataset}[/]" + f" ({statement.dataset})" * bool(name) + "\n"
+        f"epsilon at delta {budget.delta}, against {against}"
+    )
     table = Table(box=None, pad_edge=False)
     for name in ("day", "study", "run"):
         table.add_column(name, overflow="fold")
@@ -211,11 +222,19 @@ def show(statement: Statement) -> None:
     out.print()
 
 
-def forecast_of(ledger: Ledger, planned: PlannedSpend, dataset: str) -> Forecast:
+def forecast_of(home: Path, ledger: Ledger, planned: PlannedSpend, dataset: str) -> Forecast:
     """What a planned study would cost on `dataset`."""
     return ledger.forecast(
-        planned.events_per_round(), dataset, planned.study, rounds=planned.rounds
+        planned.events_per_round(),
+        known(home, ledger, dataset),
+        planned.study,
+        rounds=planned.rounds,
     )
+
+
+def known(home: Path, ledger: Ledger, dataset: str) -> str:
+    """The pseudonym of `dataset`; LedgerError where the site has none that is called so."""
+    return pseudonym(home, dataset, frozenset(name for name, _ in ledger.book().budgets))
 
 
 def open_ledger(home: Path) -> Ledger:

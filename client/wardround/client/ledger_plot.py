@@ -1,6 +1,6 @@
 """Pictures of the ledger: a bar and a line of text for terminals, a PNG for documents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -37,10 +37,11 @@ def sparkline(values: Sequence[Decimal], width: int = 60) -> str:
     )
 
 
-def picture(statements: Sequence[Statement], path: Path) -> None:
+def picture(statements: Sequence[Statement], path: Path, names: Mapping[str, str]) -> None:
     """Write epsilon over time, one panel for each data set, as a PNG file.
 
-    Raises LedgerError where matplotlib is missing or the file cannot be written.
+    `names` says what the site calls a data set, by its pseudonym. Raises LedgerError where
+    matplotlib is missing or the file cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -66,7 +67,7 @@ def picture(statements: Sequence[Statement], path: Path) -> None:
         axes.axhline(limit, linestyle="--", color="black", label=f"budget {limit:g}")
         axes.set_ylim(0, limit * 1.1 or 1)
         axes.set_ylabel(f"epsilon at delta {statement.account.budget.delta}")
-        axes.set_title(statement.dataset, loc="left")
+        axes.set_title(names.get(statement.dataset, statement.dataset), loc="left")
         axes.legend(loc="lower right", frameon=False)
         axes.tick_params(axis="x", labelrotation=20)
     try:

@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 it did not work, the last line says why and what to do; 2 wrong usage.
 """
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from wardround.client.ledger_cli import (
     read_plan,
     write_json,
 )
+from wardround.client.ledger_names import units
 from wardround.privacy.canonical import Json
 from wardround.privacy.planned import PlannedSpend, Suggestion, suggest
 
@@ -46,7 +48,7 @@ def cost(
     forecasts = []
     if dataset:
         ledger = open_ledger(home)
-        forecasts = [forecast_of(ledger, planned, name) for name in dataset]
+        forecasts = [forecast_of(home, ledger, planned, name) for name in dataset]
     if as_json:
         write_json(
             {
@@ -84,14 +86,19 @@ def cost(
         f"at most {read.privacy.target_epsilon}: " + ("kept" if within else "[bold]not kept[/]"),
     )
     out.print(table)
-    for one in forecasts:
-        out.print(one.sentence, soft_wrap=True)
+    for name, one in zip(dataset or (), forecasts, strict=True):
+        out.print(replace(one, dataset=name).sentence, soft_wrap=True)
 
 
 @app.command("suggest")
 def suggest_command(
     epsilon: Annotated[str, typer.Option(help="What the study may cost.")],
-    patients: Annotated[int, typer.Option(min=1, help="Units at the smallest site.")],
+    patients: Annotated[
+        int | None,
+        typer.Option(min=1, help="Units at the smallest site; without it, of this site's data."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Those of this data set.")] = None,
+    home: HomeOption = DEFAULT_HOME,
     delta: Annotated[str, typer.Option(help="Well under 1 / patients.")] = "1e-5",
     unit: Annotated[str, typer.Option(help="patient or image.")] = "patient",
     relation: Annotated[str, typer.Option(help="add-remove or replace-one.")] = "add-remove",
@@ -103,10 +110,11 @@ def suggest_command(
 ) -> None:
     """Propose noise, sample rate and steps for a budget, the best first."""
     target = number(epsilon, "--epsilon")
+    count = units(home, dataset, unit) if patients is None else patients
     found = suggest(
         target,
         number(delta, "--delta"),
-        patients,
+        count,
         unit=unit,
         relation=relation,
         steps=tuple(steps or (50, 100, 200)),
@@ -124,7 +132,7 @@ def suggest_command(
             str(one.epsilon), f"{one.step_error:.4f}", f"{one.run_error:.5f}", f"{one.passes:g}",
             style="" if one.passes <= passes else "dim",
         )  # fmt: skip
-    out.print(f"Epsilon {epsilon} at delta {delta}, {patients} of unit {unit}, {relation}")
+    out.print(f"Epsilon {epsilon} at delta {delta}, {count} of unit {unit}, {relation}")
     out.print(table)
     out.print(
         "noise/step: standard error of one coordinate of a step's mean gradient, in clips; "
