@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TypeVar
 
 from wardround.privacy.bundle import Bundle
@@ -140,7 +141,8 @@ def _show(result: Verification) -> None:
         print(_finding(finding))
     if result.findings:
         print()
-    print(f"checkpoint   {result.size} entries, root {result.root or '-'}")
+    print(f"checkpoint   {result.size} entries")
+    print(f"root         {result.root or '-'}")
     cosigners = ", ".join(result.cosigners) or "nobody"
     print(f"cosigned by  {cosigners} (quorum {result.quorum} of {len(result.witnesses)})")
     covered = result.colluders_covered
@@ -149,15 +151,17 @@ def _show(result: Verification) -> None:
         + (
             "possible even without a colluding site"
             if covered is None
-            else f"impossible with up to {covered} sites colluding with the coordinator"
+            else f"impossible with up to {covered} site{'s' * (covered != 1)} colluding with "
+            "the coordinator"
         )
     )
     print(f"replayed     {len(result.replayed)} aggregates")
     if result.hidden:
-        print(
-            f"group mode   {len(result.hidden)} of them down to the sum under the group masks; "
-            "what it says, and the step to the next model, only the sites can redo: they sign it"
+        told = (
+            f"{len(result.hidden)} of them down to the sum under the group masks; what it says, "
+            "and the step to the next model, only the sites can redo: they sign it"
         )
+        print(_wrapped("group mode   ", told))
     print(f"recomputed   {len(result.recomputed)} privacy spends")
     broken, count = sum(f.breaks for f in result.findings), len(result.findings)
     missing = "1 thing is missing" if count == 1 else f"{count} things are missing"
@@ -174,10 +178,21 @@ def _show(result: Verification) -> None:
 def _finding(finding: Finding) -> str:
     where = "the log" if finding.entry is None else f"entry {finding.entry}"
     weight = "tampered" if finding.breaks else "incomplete"
-    return (
-        f"{weight}  {where}: {finding.told} [{finding.check}]\n"
-        f"    expected  {_plain(finding.expected)}\n    found     {_plain(finding.found)}"
+    return "\n".join(
+        (
+            f"{weight}  {where}: {finding.told} [{finding.check}]",
+            _wrapped("    expected  ", finding.expected),
+            _wrapped("    found     ", finding.found),
+        )
     )
+
+
+def _wrapped(label: str, text: str) -> str:
+    """Return a text as lines of a terminal; a digest stays whole."""
+    return fill(
+        _plain(text), 80, initial_indent=label, subsequent_indent=" " * len(label),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _plain(text: str) -> str:

@@ -84,9 +84,7 @@ class EntryPass:
             else:
                 self._entry(index, leaf)
                 if row != columns(index, leaf):
-                    self.findings.add(
-                        "columns", index, columns(index, leaf).decode(), repr((row or b"")[:300])
-                    )
+                    self.findings.add("columns", index, columns(index, leaf).decode(), _shown(row))
             if index + 1 in sizes:
                 self.roots[index + 1] = self.tree.root()
                 self.times[index + 1] = self._time
@@ -204,6 +202,10 @@ class EntryPass:
             self._keys[event.site] = SiteKeys(event.site, *keys)
         except MalformedData:
             self._keys.pop(event.site, None)  # one key for two uses: has its own finding
+
+
+def _shown(row: bytes | None) -> str:
+    return "no row" if row is None else row[:300].decode("ascii", "backslashreplace")
 
 
 def check_compromised(

@@ -91,7 +91,7 @@ class Runs:
     first_opened: int | None = None
     approvals: set[tuple[str, str]] = field(default_factory=set)  # site, plan digest
     runs: dict[str, Run] = field(default_factory=dict)
-    blobs: dict[str, bool] = field(default_factory=dict)  # of the bundle: does an update name it?
+    blobs: dict[str, int | None] = field(default_factory=dict)  # of the bundle: who names it
     opened: list[Opened] = field(default_factory=list)
     closings: list[tuple[int, str, Closing]] = field(default_factory=list)
     spends: list[tuple[int, str, PrivacySpend]] = field(default_factory=list)
@@ -219,7 +219,7 @@ class Runs:
         if site in uploaded:
             self.findings.add("round", index, f"one update of {site}", "another one")
         uploaded.add(site)
-        self._sent(run, site, event)
+        self._sent(index, run, site, event)
 
     def _round_start(self, index: int, run: Run, event: RoundStart) -> None:
         place = event.round, event.attempt
@@ -247,17 +247,17 @@ class Runs:
                 self.findings.add("round", index, f"context {other.context}", event.context)
             break
         attempt.uploads[site] = event
-        self._sent(run, site, event)
+        self._sent(index, run, site, event)
         # A site pays once for a round, however many attempts at it send the same update.
         if attempt.start.purpose == "train" and (site, event.round) not in run.paid:
             run.trained.setdefault((site, event.round), index)
 
-    def _sent(self, run: Run, site: str, event: Update) -> None:
+    def _sent(self, index: int, run: Run, site: str, event: Update) -> None:
         count, size = run.sent.get(site, (0, 0))
         size += event.size + event.header_size + event.boxes_size
         for blob in (event.digest, event.header_digest):
             if blob in self.blobs:
-                self.blobs[blob] = True
+                self.blobs[blob] = index
         run.sent[site] = count + 1, size
 
     def _survivors(self, index: int, run: Run, attempt: Attempt, event: Survivors) -> None:

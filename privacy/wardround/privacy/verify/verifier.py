@@ -134,19 +134,19 @@ class _Work:
             self.findings.add("bundle", None, _short(right), _short(manifest))
         if isinstance(run, str) and run not in found.runs.runs:
             self.findings.add("run", None, "the run of the bundle", _short(run), breaks=False)
-        for digest, named in found.runs.blobs.items():
-            if not named:
+        for digest, entry in found.runs.blobs.items():
+            if entry is None:
                 self.findings.add(
                     "blob", None, "an update that names it", f"none of {digest}", breaks=False
                 )
             if not self.bundle.holds(digest):
-                self.findings.add("blob", None, f"bytes of SHA-256 {digest}", "other bytes")
+                self.findings.add("blob", entry, f"bytes of SHA-256 {digest}", "other bytes")
 
     def _entries(self, every: bool, wanted: dict[int, bytes], sizes: set[int]) -> EntryPass:
         signatures = Signatures(self.jobs) if every else None
         found = EntryPass(self.policy, signatures)
         found.runs.keep_opened, found.runs.keep_spends = self.replay, self.recompute
-        found.runs.blobs = dict.fromkeys(self.bundle.blobs(), False)
+        found.runs.blobs = dict.fromkeys(self.bundle.blobs())
         try:
             found.run(self._watched(wanted), self.bundle.lines(COLUMNS), sizes)
         finally:
