@@ -17,7 +17,7 @@ from tests.system.processes import wait_for
 
 from wardround.client.replica import Replica, load_replica
 from wardround.privacy.events import ModelStep, PrivacySpend, RunEnd, from_leaf
-from wardround.privacy.model import Vector
+from wardround.privacy.model import Vector, model_digest
 from wardround.server import config
 from wardround.server.desk import Desk
 from wardround.server.operations import RunRecord
@@ -119,14 +119,11 @@ def test_the_sites_hold_one_model_that_the_log_names(story: Story) -> None:
     assert {site: step.model_digest for site, step in last} == dict.fromkeys(SITES, digest)
     spends = [(x.site, x.round) for x in leaves if isinstance(x.event, PrivacySpend)]
     assert sorted(spends) == [(site, number) for site in SITES for number in (1, 2)]
-    for site in SITES:
-        command = ("wardround-site", "study", "model", demonstration.STUDY, "--home", site)
-        story.demo.run(*command, "--output", f"{site}.npz")
-        with np.load(story.demo.folder / f"{site}.npz") as file:
-            written = np.concatenate([file[name].ravel() for name in file.files])
-        replica = made[site]
-        assert replica is not None
-        assert (written == replica.vector).all()
+    command = ("wardround-site", "study", "model", demonstration.STUDY, "--home", SITES[-1])
+    story.demo.run(*command, "--output", "model.npz")
+    with np.load(story.demo.folder / "model.npz") as file:
+        written = np.concatenate([file[name].ravel() for name in file.files])
+    assert model_digest(written) == digest
 
 
 def test_the_coordinators_folder_never_held_a_model(story: Story) -> None:
