@@ -98,6 +98,8 @@ def test_whole_rows_only() -> None:
         (b"who,age,sex,out\n", "no column 'dose'"),
         (b"who,age,age,dose,sex,out\n", "two columns"),
         ("who,age,dose,sex,out\nM\xfcller,5,1,f,0\n".encode("latin-1"), "UTF-8"),
+        ("who,age,dose,sex,out\n1,5,1,f,0\n".encode("utf-16"), "UTF-8"),
+        (b"PK\x03\x04" + bytes(300), "UTF-8"),
         (b'who,age,dose,sex,out\n"' + b"x" * 200_000, "not CSV"),
         (b"PAR1 but not really", "Parquet"),
         (b"", "no column"),
@@ -283,7 +285,7 @@ def test_rows_without_patients_stand_for_themselves(tmp_path: Path) -> None:
     schema = source.parent / "schema.toml"
     schema.write_text(schema.read_text().replace('patient = "patient"\n', ""))
     one = add(source, tmp_path, "one", "tabular", key=KEY)
-    assert "patients-unknown" in {finding.code for finding in one.findings}
+    assert "rows-unknown" in {finding.code for finding in one.findings}
     assert len({entry.patient for entry in one.manifest.entries}) == len(one.manifest.entries)
     # In another order it is still the same data, and the same budget.
     head, *rows = source.read_text().splitlines()

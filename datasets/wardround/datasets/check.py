@@ -252,7 +252,7 @@ def _table(source: Path, options: Options, key: bytes) -> Prepared:
     table = read_table(data, schema)
     findings = list(table.findings)
     if schema.patient is None:
-        findings.append(Finding("patients-unknown"))
+        findings.append(Finding("rows-unknown"))
     rows: dict[str, Row] = {}
     equal: Counter[str] = Counter()
     for row in table.rows:

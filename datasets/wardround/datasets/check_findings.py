@@ -79,6 +79,11 @@ CATALOGUE: dict[str, tuple[Level, str, str]] = {
         "patients cannot be told from file names; each file counts as one patient",
         "give --patient-pattern or a list, else privacy is promised to a picture, not a patient",
     ),
+    "rows-unknown": (
+        _WARN,
+        "no column says whose row it is; each row counts as one patient",
+        "name it in the schema, [table] patient, else privacy is promised to a row, not a patient",
+    ),
     "split-patient": (
         _WARN,
         "the list puts one patient into two parts; all of it goes to training",
