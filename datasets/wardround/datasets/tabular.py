@@ -139,7 +139,8 @@ def _csv(data: bytes, schema: Schema) -> Iterator[_Cells | None]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
-    if "\0" in text.partition("\n")[0]:  # another encoding, or no text at all: a spreadsheet's own format
+    # Another encoding, or no text at all, such as a spreadsheet's own format.
+    if "\0" in text.partition("\n")[0]:
         raise DataError("the table is not text in UTF-8; export it as CSV in UTF-8, or as Parquet")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=schema.delimiter)
     try:
