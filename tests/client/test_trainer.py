@@ -16,7 +16,7 @@ from wardround.client.trainer import Trainer, check_layout, settings, task_spec,
 from wardround.datasets import cohort, phantom
 from wardround.datasets.cohort import Cohort
 from wardround.privacy.model import TensorLayout, Vector, initial_vector, unflatten
-from wardround.privacy.plan import Evaluation, StudyPlan, Training
+from wardround.privacy.plan import Evaluation, Model, StudyPlan, Task, Training
 
 PLAN = make_plan()
 
@@ -192,3 +192,22 @@ def test_no_path_of_the_data_stands_in_a_trainers_repr(data: Cohort, tmp_path: P
     text = repr(Trainer.open(PLAN, data))
     assert str(data.source) not in text
     assert "tensor(" not in text
+
+
+@pytest.mark.parametrize("scaling", ["site", "schema"])
+def test_a_scaling_by_the_sites_own_rows_is_stated_as_outside(tmp_path: Path, scaling: str) -> None:
+    """A z-score makes a patient's inputs depend on the others', which no clip bounds."""
+    table = phantom.table(tmp_path / "table", seed=1, patients=40)
+    schema = table.parent / "schema.toml"
+    schema.write_text(schema.read_text().replace("[table]", f'[table]\nscaling = "{scaling}"', 1))
+    cohort.add(table, tmp_path, "data", "tabular", key=b"k" * 32)
+    opened = Cohort.load(tmp_path, "data")
+    plan = changed(
+        task=Task("tabular", opened.classes, (len(opened.features),)),
+        model=Model("perceptron", 1, (TensorLayout("any", (1,)),)),
+    )
+    layout = tensor_layout(build(task_spec(plan)))
+    found = Trainer.open(replace(plan, model=replace(plan.model, tensors=layout)), opened).outside
+    assert [("scaling of the table" in line) for line in found].count(True) == (scaling == "site")
+    assert any("held-out counts" in line for line in found)
+    assert any("number of patients" in line for line in found)

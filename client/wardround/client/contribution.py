@@ -21,7 +21,6 @@ from wardround.privacy.secagg.parameters import RunSpec
 from wardround.privacy.secagg.quantization import Contribution
 
 logger = logging.getLogger(__name__)
-OUTSIDE = "held-out counts of evaluation, in the masked sum only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +110,6 @@ class Contributions:
                 spend.statement(
                     attempt=task.attempt,
                     clip=self.plan.privacy.clip,
-                    releases_outside=(OUTSIDE,),
+                    releases_outside=self.trainer.outside,
                 )
             )

@@ -13,6 +13,7 @@ OUTSIDE = (
     "counts of held-out evaluation (in the masked sum, shown above the plan's minimum count)",
     "sizes and times of messages, rounds taken part in, approvals and refusals with their rule",
     "tuning and training on the same data at this site whose results leave it by another way",
+    "mean and deviation by which a table with scaling = site is scaled: inputs depend on others",
     "de-identification counts, where the site signs them into the log",
 )
 """What leaves a site, or may, and no accountant covers; printed beside every account."""

@@ -31,6 +31,14 @@ from wardround.privacy.plan import StudyPlan
 
 logger = logging.getLogger(__name__)
 REPORT_SECONDS = 5.0
+OUTSIDE = (
+    "number of patients to train on, as weight of the update, in the masked sum only",
+    "held-out counts of evaluation, in the masked sum only",
+)
+SCALED = (
+    "scaling of the table by mean and deviation of this site's own rows: a patient's inputs depend "
+    "on the others'; scaling = schema in the schema depends on nobody"
+)
 
 
 def task_spec(plan: StudyPlan) -> TaskSpec:
@@ -72,13 +80,17 @@ def settings(plan: StudyPlan) -> TrainingSettings:
 
 @dataclass(slots=True)
 class Trainer:
-    """The local training of one plan on one cohort; data are read once and kept in memory."""
+    """The local training of one plan on one cohort; data are read once and kept in memory.
+
+    `outside` names, one line each, what leaves with an update and no accountant covers.
+    """
 
     plan: StudyPlan
     device: str
     _model: nn.Module = field(repr=False)
     _train: TrainingData = field(repr=False)
     _held_out: TrainingData = field(repr=False)
+    outside: tuple[str, ...] = OUTSIDE
 
     @classmethod
     def open(cls, plan: StudyPlan, cohort: Cohort, device: str = "cpu") -> "Trainer":
@@ -92,7 +104,7 @@ class Trainer:
         if plan.privacy.shared_noise:
             _check_shared_noise(plan, len(set(train.owners)))
         held_out = training_data(cohort, plan.task, "held_out")
-        return cls(plan, device, model.to(device), train, held_out)
+        return cls(plan, device, model.to(device), train, held_out, _outside(cohort))
 
     def evaluate(self, vector: Vector) -> tuple[int, ...]:
         """Return the counters of the global model `vector` [D] on held-out data.
@@ -142,6 +154,12 @@ class Trainer:
 
     def _load(self, vector: Vector) -> None:
         load_arrays(self._model, unflatten(self.plan.model.tensors, vector))
+
+
+def _outside(cohort: Cohort) -> tuple[str, ...]:
+    """What a spend on `cohort` states as outside the accountant."""
+    scaled = cohort.schema is not None and cohort.schema.scaling == "site"
+    return (*OUTSIDE, SCALED) if scaled else OUTSIDE
 
 
 def _check_shared_noise(plan: StudyPlan, units: int) -> None:
