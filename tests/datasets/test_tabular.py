@@ -166,21 +166,21 @@ def test_features_are_decided_by_the_schema_alone() -> None:
 
 
 def test_site_scaling_is_mean_and_deviation_of_its_rows() -> None:
-    rows = read_table((HEAD + "a,40,1,f,0\nb,60,,m,1\nc,?,3,f,0\n").encode(), SCHEMA).rows
-    scaling = Scaler.fit(rows, SCHEMA)
-    values = np.stack([scaling.apply(row, SCHEMA) for row in rows])
+    schema = Schema.from_toml(TEXT.replace('"who"', '"who"\nscaling = "site"', 1))
+    rows = read_table((HEAD + "a,40,1,f,0\nb,60,,m,1\nc,?,3,f,0\n").encode(), schema).rows
+    scaling = Scaler.fit(rows, schema)
+    values = np.stack([scaling.apply(row, schema) for row in rows])
     np.testing.assert_allclose(values[:, 0], [-(0.5**0.5), 0.5**0.5, 0], atol=1e-6)
     np.testing.assert_allclose(values[:, 1], [-(0.5**0.5), 0, 0.5**0.5], atol=1e-6)
     assert "50" not in repr(scaling)
-    assert Scaler.from_bytes(scaling.to_bytes(), SCHEMA) == scaling
+    assert Scaler.from_bytes(scaling.to_bytes(), schema) == scaling
 
 
-def test_schema_scaling_depends_on_no_patient() -> None:
-    fixed = Schema.from_toml(TEXT.replace('"who"', '"who"\nscaling = "schema"', 1))
-    few = read_table((HEAD + "a,40,1,f,0\n").encode(), fixed).rows
-    many = read_table((HEAD + "a,40,1,f,0\nb,99,5,m,1\n").encode(), fixed).rows
-    assert Scaler.fit(few, fixed) == Scaler.fit(many, fixed)
-    assert Scaler.fit(few, fixed).apply(few[0], fixed)[0] == pytest.approx((40 - 60) / 30)
+def test_scaling_depends_on_no_patient_unless_the_schema_says_so() -> None:
+    few = read_table((HEAD + "a,40,1,f,0\n").encode(), SCHEMA).rows
+    many = read_table((HEAD + "a,40,1,f,0\nb,99,5,m,1\n").encode(), SCHEMA).rows
+    assert Scaler.fit(few, SCHEMA) == Scaler.fit(many, SCHEMA)
+    assert Scaler.fit(few, SCHEMA).apply(few[0], SCHEMA)[0] == pytest.approx((40 - 60) / 30)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
 """From checked rows to numbers: gaps filled, numbers scaled, categories spread over columns.
 
-`scaling = "site"`: mean and deviation of the site's training rows, kept at the site and never
-sent. They depend on patients, so the differential privacy of the training, which takes inputs as
-given, does not cover them: nobody sees them, though a model's updates were computed through them.
-`scaling = "schema"`: constants that the schema states, the same at every site, depending on no
-patient: the strict choice. A gap becomes the centre (0 after scaling); a missing category has 0
-in all its columns.
+`scaling = "schema"`, the default: constants that the schema states, the same at every site,
+depending on no patient. `scaling = "site"`: mean and deviation of the site's training rows, kept
+at the site and never sent. They depend on patients, so the differential privacy of the training,
+which takes inputs as given, does not cover them; every spend on such a table says so.
+A gap becomes the centre (0 after scaling); a missing category has 0 in all its columns.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@
     bad_values = "leave out"       # or "missing": what a value that breaks the schema makes
     incomplete = "impute"          # or "leave out": what a row with a missing value gets
     drop_first = false             # leave the first category of each column out (reference level)
-    scaling = "site"               # or "schema": see tabular_features
+    scaling = "schema"             # or "site": see tabular_features
 
     [target]
     column = "outcome"
@@ -73,7 +73,7 @@ class Schema:
     bad_values: Literal["leave out", "missing"] = "leave out"
     incomplete: Literal["impute", "leave out"] = "impute"
     drop_first: bool = False
-    scaling: Literal["site", "schema"] = "site"
+    scaling: Literal["site", "schema"] = "schema"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -126,9 +126,9 @@ class Schema:
             if _choice(table, "incomplete", ("impute", "leave out")) == "leave out"
             else "impute",
             drop_first=table.get("drop_first", False) is True,
-            scaling="schema"
-            if _choice(table, "scaling", ("site", "schema")) == "schema"
-            else "site",
+            scaling="site"
+            if _choice(table, "scaling", ("schema", "site")) == "site"
+            else "schema",
         )
         schema._check()
         return schema

@@ -255,3 +255,10 @@ def test_millions_of_empty_items_are_refused_unread(build, run, monkeypatch):
     with pytest.raises(Refused) as refused:
         run(dataset)
     assert refused.value.reason == "expands"
+
+
+def test_a_name_as_a_code_that_an_option_keeps(build, run):
+    dataset = build.base()
+    dataset.PatientSex, dataset.SmokingStatus, dataset.EthnicGroup = "OKONKWO", "NO", "Igbo"
+    result = read(run(dataset, Profile(frozenset({Option.PATIENT}))))
+    assert (result.PatientSex, result.SmokingStatus, result.EthnicGroup) == ("REMOVED", "NO", "Igbo")

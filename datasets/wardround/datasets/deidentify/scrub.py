@@ -117,7 +117,8 @@ def _tells(element: DataElement, text: str, walk: Walk, *, kept: bool) -> bool:
     if not (code or vr in values.SHORT_TEXT or vr in values.LONG_TEXT):
         return False
     if kept:
-        return walk.identity.found_in(text, parts=False)
+        # A hospital or a machine may be called like the patient; a code is not.
+        return walk.identity.found_in(text, code=code, parts=vr == "CS")
     # A code of the standard's own words (MONOCHROME2) tells nobody, whoever is called Chrome.
     if code and common(text):
         return False
