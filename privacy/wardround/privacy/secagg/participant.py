@@ -327,6 +327,7 @@ class Participant:
         group = GroupKeys(state.group_key, task.context)
         clip = last.clip if last is not None and again else self._clip(task)
         aggregate = unprotect(self._spec, clip, survivors.sites, vector, group)
+        aggregate = replace(aggregate, digest=opening.vector.hex())
         if not again:
             following = next_clip(self._spec, aggregate) or (last.next_clip if last else None)
             accepted = Accepted(

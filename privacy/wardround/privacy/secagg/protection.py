@@ -34,7 +34,6 @@ from wardround.privacy.secagg.segments import (
     ring_type,
     segments,
     signed_view,
-    vector_digest,
 )
 
 
@@ -120,8 +119,9 @@ def unprotect(
 ) -> Aggregate:
     """Return the aggregate from the sum the coordinator opened, as a site that holds G reads it.
 
-    Strips the group masks (in group mode) and the pads of the tags, and checks the MAC. Raises
-    AggregateRejected when the sum is not what the survivors protected.
+    Strips the group masks (in group mode) and the pads of the tags, and checks the MAC. The digest
+    of the aggregate is left empty. Raises AggregateRejected when the sum is not what the survivors
+    protected.
     """
     total = opened.copy()
     if spec.group_mode:
@@ -141,7 +141,7 @@ def unprotect(
     decoder = Decoder(spec, clip, weight)
     parts = segments(len(total), total.itemsize)
     for_each(len(parts), lambda index: _decode_segment(decoder, total, *parts[index]))
-    return Aggregate(decoder.mean, weight, counters, tuple(survivors), vector_digest(opened).hex())
+    return Aggregate(decoder.mean, weight, counters, tuple(survivors), "")
 
 
 def unmask(
