@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from wardround.datasets import phantom
 from wardround.datasets.cohort import add
-from wardround.datasets.errors import DataError, SchemaInvalid
+from wardround.datasets.errors import CohortInvalid, DataError, SchemaInvalid
 from wardround.datasets.tabular import open_table, read_table
 from wardround.datasets.tabular_features import Scaler
 from wardround.datasets.tabular_moments import FEWEST, row_moments, scaler, schema_lines
@@ -174,6 +174,8 @@ def test_site_scaling_is_mean_and_deviation_of_its_rows() -> None:
     np.testing.assert_allclose(values[:, 1], [-(0.5**0.5), 0, 0.5**0.5], atol=1e-6)
     assert "50" not in repr(scaling)
     assert Scaler.from_bytes(scaling.to_bytes(), schema) == scaling
+    with pytest.raises(CohortInvalid, match="does not fit the schema"):
+        Scaler.from_bytes(scaling.to_bytes(), SCHEMA)  # which says that it depends on no row
 
 
 def test_scaling_depends_on_no_patient_unless_the_schema_says_so() -> None:

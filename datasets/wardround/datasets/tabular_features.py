@@ -19,6 +19,8 @@ from wardround.datasets.tabular import Row
 from wardround.datasets.tabular_schema import Schema
 from wardround.privacy import canonical
 
+_UNFIT = "the stored scaling does not fit the schema; add the table again"
+
 Features: TypeAlias = NDArray[np.float32]
 
 
@@ -77,6 +79,9 @@ class Scaler:
         for name in ("centre", "scale"):
             texts = value.get(name)
             if not isinstance(texts, list) or len(texts) != numbers:
-                raise CohortInvalid("the stored scaling does not fit the schema; add the table")
+                raise CohortInvalid(_UNFIT)
             parts.append(tuple(float(str(text)) for text in texts))
-        return cls(*parts)
+        found = cls(*parts)
+        if schema.scaling == "schema" and found != cls.fit((), schema):
+            raise CohortInvalid(_UNFIT)  # made of rows, which the schema does not say
+        return found

@@ -126,9 +126,7 @@ class Schema:
             if _choice(table, "incomplete", ("impute", "leave out")) == "leave out"
             else "impute",
             drop_first=table.get("drop_first", False) is True,
-            scaling="site"
-            if _choice(table, "scaling", ("schema", "site")) == "site"
-            else "schema",
+            scaling="site" if _choice(table, "scaling", ("schema", "site")) == "site" else "schema",
         )
         schema._check()
         return schema
