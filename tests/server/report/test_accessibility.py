@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from wardround.privacy.presentation.html import render_html
-from wardround.server.report import RunReport
+from wardround.server.report import Finding, RunReport
 from wardround.server.report.document import run_document
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -100,6 +100,15 @@ def test_axe_finds_nothing(
     assert len(found["passes"]) > 30
     scroll, window = found["width"]
     assert scroll <= window, "the page itself must not scroll sideways"
+
+
+def test_a_finding_without_a_space_stays_on_a_narrow_page(
+    chromium: str, make_report: Callable[..., RunReport], tmp_path: Path
+) -> None:
+    wrong = Finding("projection", None, "e" * 200, "f" * 200)
+    page = render_html(run_document(make_report(verification={"findings": (wrong,)})))
+    scroll, window = checked(chromium, page, tmp_path, 500)["width"]
+    assert scroll <= window
 
 
 def test_checker_would_find_something(chromium: str, report: RunReport, tmp_path: Path) -> None:

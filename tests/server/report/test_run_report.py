@@ -133,6 +133,18 @@ def test_tampered_evidence_is_told_first(make_report: MakeReport) -> None:
     assert document.verdict.label == "Tampered with"
     assert document.verdict.headline.endswith("do not rely on this report.")
     assert "expected a signature of north" in document.verdict.body[0].parts[0].text  # type: ignore[union-attr]  # a cell
+    assert Tone.GOOD not in [answer.tone for answer in document.answers]
+    assert "cannot both be accepted" not in page_text(
+        make_report(verification={"findings": (wrong,)})
+    )
+
+
+def test_a_pin_that_did_not_hold_is_not_called_missing(make_report: MakeReport) -> None:
+    wrong = Finding("pin", None, "225 entries, root " + "ab" * 32, "root " + "cd" * 32)
+    report = make_report(verification={"findings": (wrong,), "pinned": False})
+    assert not any("No pinned checkpoint" in gap.words for gap in gaps(report))
+    told = run_document(report).verdict.body[0].parts[0].text  # type: ignore[union-attr]  # a cell
+    assert "root abababababababab…; found root cdcdcdcdcdcdcdcd…." in told
 
 
 @pytest.mark.parametrize(
@@ -341,7 +353,9 @@ def test_a_tail_without_checkpoint_and_no_pin(leaves: list[bytes], make_report: 
 def test_uncomputed_epsilon_is_pointed_at(make_report: MakeReport) -> None:
     report = make_report(verification={"recomputed": (), "replayed": frozenset()})
     found = [gap.words for gap in gaps(report)]
-    assert sum("Epsilon was not computed again" in words for words in found) == len(report.spends)
+    assert sum(int(words.split()[0]) for words in found if "not computed again" in words) == len(
+        report.spends
+    )
     assert any("5 sums were not added up again" in words for words in found)
 
 

@@ -31,12 +31,13 @@ def gaps(report: RunReport) -> tuple[Gap, ...]:
 
 def _of_log(report: RunReport) -> Iterator[Gap]:
     verification, log = report.verification, report.log
+    found = verification.findings
     if log.unreadable:
         words = f"{len(log.unreadable)} entries are not in the form of this log."
         yield Gap("log", words, True, log.unreadable[:20])
     if (tail := log.entries.value - verification.size) > 0:
         yield Gap("log", f"The newest {tail} entries are in no checkpoint yet.", False)
-    if not verification.pinned:
+    if not verification.pinned and not any(f.check == "pin" and f.breaks for f in found):
         words = "No pinned checkpoint was given: entries cut off the end of the log together with "
         yield Gap("log", words + "their checkpoints would not be seen.", False)
 
@@ -83,6 +84,10 @@ def _of_site(report: RunReport, site: SiteFacts) -> Iterator[Gap]:
     if unpaid := sorted(sent - spent):
         words = f"No privacy spend is logged for its updates of rounds {_list(unpaid)}."
         yield Gap(name, words, True)
+    left = [one for one in report.spends if one.site.value == name and one.recomputed is None]
+    if left:
+        words = f"{counted(len(left), 'privacy spend')} not computed again."
+        yield Gap(name, words, False, tuple(i for one in left for i in one.after.entries))
     prepared = {d.dataset.value for d in report.data if d.site.value == name}
     used = {s.dataset.value for s in report.spends if s.site.value == name}
     if lacking := sorted(used - prepared):
@@ -113,8 +118,6 @@ def _of_spend(spend: SpendFacts) -> Iterator[Gap]:
         yield Gap(name, f"Epsilon is above the data set's budget ({where}).", True, entries)
     if after < before:
         yield Gap(name, f"Epsilon falls, which a ledger never does ({where}).", True, entries)
-    if spend.recomputed is None:
-        yield Gap(name, f"Epsilon was not computed again ({where}).", False, entries)
 
 
 def _list(values: list[int]) -> str:

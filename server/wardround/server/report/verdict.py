@@ -1,6 +1,8 @@
 """The first page of a run report: the verdict and six short answers."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 
 from wardround.privacy.presentation.document import (
@@ -31,6 +33,8 @@ _WHOSE = (
     "compute it again with keys from the sites themselves: the last section says how."
 )
 
+_DIGEST = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{48}\b")  # the whole one stands in a table
+
 _TONES = {"verified": Tone.GOOD, "incomplete": Tone.WARNING, "tampered": Tone.BAD}
 _LABELS = {"verified": "Verified", "incomplete": "Incomplete", "tampered": "Tampered with"}
 
@@ -42,7 +46,7 @@ def verdict(report: RunReport) -> Verdict:
         tone=_TONES[checked.status],
         label=_LABELS[checked.status],
         headline=_headline(report),
-        body=(*_findings(checked), _cover(checked), words(_WHOSE)),
+        body=(*_findings(checked), *_cover(checked), words(_WHOSE)),
         facts=_facts(report),
     )
 
@@ -68,28 +72,32 @@ def _findings(checked: Verification) -> Iterator[Paragraph]:
         where = "" if finding.entry is None else f" (entry {finding.entry})"
         name = f"{finding.told[:1].upper()}{finding.told[1:]}{where}"
         text = f"{name}: expected {finding.expected}; found {finding.found}."
-        yield words(Cell(text, Source.VERIFIED))
+        yield words(Cell(_DIGEST.sub(r"\1…", text), Source.VERIFIED))
     if (more := len(checked.findings) - 3) > 0:
         yield words(f"{counted(more, 'more finding')}: see findings and gaps.")
 
 
-def _cover(checked: Verification) -> Paragraph:
+def _cover(checked: Verification) -> Iterator[Paragraph]:
+    """Yield what the cosignatures cover; of evidence that contradicts itself, nothing."""
     f, n = checked.colluders_covered, len(checked.witnesses)
+    if checked.status == "tampered":
+        return
     if len(set(checked.cosigners)) < checked.quorum:
-        return words(
+        yield words(
             f"The policy asks for {checked.quorum} of {n} cosignatures and the newest checkpoint "
             f"has {len(set(checked.cosigners))}: the coordinator may show others another log."
         )
-    if f is None:
-        return words(
+    elif f is None:
+        yield words(
             f"The policy asks for {checked.quorum} of {n} cosignatures. That is too few: the "
             "coordinator could show different logs to different sites even if every site is honest."
         )
-    return words(
-        f"The policy asks for {checked.quorum} of {n} cosignatures. With that, two different "
-        f"versions of this log cannot both be accepted unless more than {f} of the {n} sites work "
-        "together with the coordinator."
-    )
+    else:
+        yield words(
+            f"The policy asks for {checked.quorum} of {n} cosignatures. With that, two different "
+            f"versions of this log cannot both be accepted unless more than {f} of the {n} sites "
+            "work together with the coordinator."
+        )
 
 
 def _facts(report: RunReport) -> Facts:
@@ -128,13 +136,18 @@ def _facts(report: RunReport) -> Facts:
 
 def answers(report: RunReport, gaps: tuple[Gap, ...]) -> tuple[Answer, ...]:
     """Return the six answers that a reader with five minutes needs."""
-    return (
+    found = (
         _exchanged(report),
         _by_whom(report),
         _approved(report, gaps),
         _cost(report),
         _went_wrong(report, gaps),
         _not_shown(),
+    )
+    if report.verification.status != "tampered":
+        return found
+    return tuple(  # nothing looks good that rests on evidence which contradicts itself
+        replace(one, tone=Tone.WARNING) if one.tone is Tone.GOOD else one for one in found
     )
 
 
