@@ -15,7 +15,13 @@ KEY = bytes(range(32))
 
 
 def write(
-    path: Path, pixels: NDArray[np.int16], patient: str, *, series: str = "1", place: float = 0
+    path: Path,
+    pixels: NDArray[np.int16],
+    patient: str,
+    *,
+    series: str = "1",
+    place: float = 0,
+    modality: str = "CT",
 ) -> None:
     """Write one CT slice: 2 x 2 mm pixels, rescaled by -1000, lying `place` mm above the first."""
     dataset = Dataset()
@@ -26,7 +32,7 @@ def write(
     dataset.SeriesInstanceUID = f"2.25.{series}"
     dataset.FrameOfReferenceUID = "2.25.5"
     dataset.PatientID = patient
-    dataset.Modality = "CT"
+    dataset.Modality = modality
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -70,6 +76,34 @@ def test_a_file_without_patient_beside_others_is_left_out(tmp_path: Path) -> Non
     assert [(f.code, f.where) for f in cohort.findings if f.level == "left out"] == [
         ("no-patient", "well/0.dcm")
     ]
+
+
+def test_a_picture_of_another_modality_is_mentioned_or_left_out(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    for number in range(6):
+        modality = {4: "MR", 5: "KOWALCZYK"}.get(number, "CT")
+        write(source / "well" / f"{number}.dcm", picture(number), "P1", modality=modality)
+    kind, said = "image-classification-2d", [("4", "MR"), ("5", "no code")]
+    cohort = add(source, tmp_path, "all", kind, key=KEY)
+    odd = [f for f in cohort.findings if f.code == "modality-differs"]
+    assert [(f.where[5], f.detail) for f in odd] == said
+    assert cohort.summary()["samples"] == 6
+    cohort = add(source, tmp_path, "ct", kind, key=KEY, options=Options(modalities=("CT",)))
+    odd = [f for f in cohort.findings if f.code == "wrong-modality"]
+    assert [(f.where[5], f.detail) for f in odd] == said
+    assert cohort.summary()["samples"] == 4
+    both = Options(modalities=("CT", "MR"))
+    assert add(source, tmp_path, "both", kind, key=KEY, options=both).summary()["samples"] == 5
+
+
+def test_an_odd_header_is_not_quoted_in_a_warning(tmp_path: Path) -> None:
+    """Warnings are errors here; pydicom's quote the value."""
+    file = tmp_path / "in" / "well" / "0.dcm"
+    write(file, picture(0), "P" * 64, modality="KOWALCZYK")
+    odd = file.read_bytes().replace(b"P" * 64, b"Kowalczyk\n" * 6 + b"1234")
+    file.write_bytes(odd.replace(b"KOWALCZYK", b"Kowalczyk"))
+    cohort = add(tmp_path / "in", tmp_path, "ct", "image-classification-2d", key=KEY)
+    assert cohort.summary()["samples"] == 1
 
 
 def test_a_series_is_a_volume_by_geometry(tmp_path: Path) -> None:

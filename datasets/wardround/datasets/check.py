@@ -4,6 +4,7 @@
 cannot be used, find duplicates by pixels, put patients into parts.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,6 +112,8 @@ def _assemble(
         where = item.paths[0]
         if probe.refused:
             findings.append(Finding(*probe.refused, where=where))
+        elif probe.modality and options.modalities and probe.modality not in options.modalities:
+            findings.append(Finding("wrong-modality", _code(probe.modality), where=where))
         elif item.label and item.label not in layout.classes:
             findings.append(Finding("class-unknown", where=where))
         elif told and not (item.patient or probe.patient):
@@ -119,6 +122,7 @@ def _assemble(
             findings += [Finding(*note, where=where) for note in probe.notes]
             patient = probe.patient or _patient(item, probe, key)
             found.append((replace(item, patient=patient), probe))
+    findings += _odd_modalities(found, options)
     found, doubled = _without_duplicates(found)
     findings += doubled
     if kind == "segmentation-3d":
@@ -149,6 +153,24 @@ def _assemble(
         tuple(findings),
         places={probe.content: item.paths for item, probe in found},
     )
+
+
+def _odd_modalities(found: Sequence[tuple[Item, Probe]], options: Options) -> list[Finding]:
+    """Mention the DICOM files of another modality than most, unless the study's were named."""
+    seen = Counter(probe.modality for _, probe in found if probe.modality)
+    if len(seen) < 2 or options.modalities:
+        return []
+    usual = max(seen, key=lambda modality: (seen[modality], modality))
+    return [
+        Finding("modality-differs", _code(probe.modality), where=item.paths[0])
+        for item, probe in found
+        if probe.modality not in ("", usual)
+    ]
+
+
+def _code(modality: str) -> str:
+    """Return a modality as a finding may say it: what is no code could be a name."""
+    return modality if re.fullmatch(r"[A-Z]{2,3}", modality) else "no code"
 
 
 def _patient(item: Item, probe: Probe, key: bytes) -> str:

@@ -60,6 +60,12 @@ CATALOGUE: dict[str, tuple[Level, str, str]] = {
         "a DICOM file that cannot be used",
         "put that right and export it again",
     ),
+    "wrong-modality": (_OUT, "of another modality than the study's", "see --modality"),
+    "modality-differs": (
+        _WARN,
+        "of another modality than most",
+        "if it does not belong here, say which do with --modality",
+    ),
     # Who and what
     "no-label": (_OUT, "no class is known for it", "add it to the list"),
     "class-unknown": (_OUT, "its class is not one of the study's", "correct it or --classes"),

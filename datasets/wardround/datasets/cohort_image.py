@@ -78,14 +78,16 @@ def decode(data: bytes) -> Grey:
             raise FileRefused("truncated") from None
 
 
-def load(data: bytes) -> tuple[Grey, str]:
-    """Return the grey picture in `data` and, of a DICOM file, its Patient ID. Raises FileRefused.
+def load(data: bytes) -> tuple[Grey, str, str]:
+    """Return the grey picture in `data` and, of a DICOM file, Patient ID and modality.
+
+    Raises FileRefused.
 
     DICOM pictures are float32 in modality units; what may be wrong with one is `dicom-refused`.
     """
     if data[128:132] != b"DICM":
-        return decode(data), ""
-    from wardround.datasets.deidentify.reading import Content, parse
+        return decode(data), "", ""
+    from wardround.datasets.deidentify.reading import Content, parse, quiet
     from wardround.datasets.dicom_frames import frames
 
     try:
@@ -98,7 +100,9 @@ def load(data: bytes) -> tuple[Grey, str]:
     values = pictures[0]
     if values.ndim == 3:
         values = values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return values.astype(np.float32), str(dataset.get("PatientID", "") or "").strip()
+    with quiet():
+        patient, modality = (str(dataset.get(name, "") or "") for name in ("PatientID", "Modality"))
+    return values.astype(np.float32), patient.strip(), modality.strip()
 
 
 def scaled(grey: Grey, size: tuple[int, int] | None) -> Pixels:
@@ -144,7 +148,7 @@ def probe(paths: Paths, *, root: Path, key: bytes) -> Probe:
     """
     try:
         data = read_file(root, paths[0], limit=MAX_BYTES)
-        grey, patient = load(data)
+        grey, patient, modality = load(data)
     except FileRefused as refused:
         return Probe(refused=(refused.code, refused.detail))
     return Probe(
@@ -152,6 +156,7 @@ def probe(paths: Paths, *, root: Path, key: bytes) -> Probe:
         pixels=pixel_hash(grey),
         shape=grey.shape,
         patient=pseudonym(key, "patient", patient) if patient else "",
+        modality=modality,
         notes=(("flat", ""),) if grey.min() == grey.max() else (),
     )
 

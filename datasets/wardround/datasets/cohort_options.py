@@ -17,7 +17,8 @@ class Options:
     `index`: the list of pictures; `schema`: the table's schema. `patient_pattern`: a regular
     expression with a group `patient`, searched in a file's path below the folder. `classes`: the
     study's classes in its order, for pictures whose folder shows others or not all, and for
-    volumes without a description.
+    volumes without a description. `modalities`: DICOM's codes of what the study is about (CT, MR);
+    DICOM files of others are left out.
     """
 
     size: tuple[int, int] | None = None
@@ -28,6 +29,7 @@ class Options:
     schema: Path | None = None
     patient_pattern: str | None = None
     classes: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:

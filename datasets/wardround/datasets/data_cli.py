@@ -63,6 +63,9 @@ PatternOption = Annotated[
 ClassesOption = Annotated[
     str, typer.Option(help="The study's classes in its order.", metavar="NAME,NAME,...")
 ]
+ModalityOption = Annotated[
+    str, typer.Option(help="DICOM's codes of what the study is about.", metavar="CT,MR,...")
+]
 DEFAULT_HOME = Path("site")
 
 
@@ -79,6 +82,7 @@ def add(
     schema: SchemaOption = None,
     patient_pattern: PatternOption = "",
     classes: ClassesOption = "",
+    modality: ModalityOption = "",
     whole: Annotated[bool, typer.Option("--whole", help="Refuse if a file is left out.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace one of this name.")] = False,
     as_json: JsonOption = False,
@@ -87,7 +91,9 @@ def add(
 
     The files stay where they are and are not changed. An interrupted run goes on where it stopped.
     """
-    options = _options(size, spacing, held_out, index, schema, patient_pattern, classes, whole)
+    options = _options(
+        size, spacing, held_out, index, schema, patient_pattern, classes, modality, whole
+    )
     key = _key(home)
     with _explained(as_json), _progress() as progress:
         cohort = cohorts.add(
@@ -138,6 +144,7 @@ def check(
     schema: SchemaOption = None,
     patient_pattern: PatternOption = "",
     classes: ClassesOption = "",
+    modality: ModalityOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Say what is wrong, in which file, and what to do; change nothing.
@@ -148,7 +155,9 @@ def check(
         _check_added(Cohort.load(home, target), as_json)
         return
     source = Path(target)
-    options = _options(size, spacing, held_out, index, schema, patient_pattern, classes, False)
+    options = _options(
+        size, spacing, held_out, index, schema, patient_pattern, classes, modality, False
+    )
     with _explained(as_json), _progress() as progress:
         cohort = cohorts.look(
             source, kind or guess_kind(source), options=options, progress=progress
@@ -236,6 +245,7 @@ def _options(
     schema: Path | None,
     patient_pattern: str,
     classes: str,
+    modality: str,
     whole: bool,
 ) -> Options:
     try:
@@ -250,8 +260,13 @@ def _options(
         index=index,
         schema=schema,
         patient_pattern=patient_pattern or None,
-        classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
+        classes=_listed(classes),
+        modalities=_listed(modality),
     )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
 def _key(home: Path) -> bytes:

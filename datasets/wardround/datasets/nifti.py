@@ -16,7 +16,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -46,7 +46,8 @@ AFFINE_TOLERANCE = 0.01  # mm
 class Volume:
     """One volume in RAS order. `spacing` in mm along the three axes; `affine` voxel to mm, RAS.
 
-    `orientation` is how the file had it, such as "LPS"; "" when its header does not say.
+    `orientation` is how the file had it, such as "LPS"; "" when its header does not say. `patient`
+    and `modality` are a DICOM series' own, "" for NIfTI.
     """
 
     voxels: Voxels
@@ -54,6 +55,8 @@ class Volume:
     affine: NDArray[np.float64]
     orientation: str
     oblique: bool
+    patient: str = field(default="", repr=False)
+    modality: str = ""
 
 
 def decode(data: bytes) -> Volume:
@@ -188,7 +191,7 @@ def probe(paths: Paths, *, root: Path, classes: int, key: bytes) -> Probe:
     """
     try:
         image_data = _image_bytes(root, paths[0])
-        image, patient = _image(root, paths[0], image_data)
+        image = _image(root, paths[0], image_data)
         mask_data = read_file(root, paths[1], limit=MAX_BYTES)
         label, mask = decode_mask(mask_data)
         if image.voxels.shape != label.voxels.shape or not np.allclose(
@@ -203,7 +206,8 @@ def probe(paths: Paths, *, root: Path, classes: int, key: bytes) -> Probe:
         content=_content(image_data, mask_data),
         pixels=pixel_hash(image.voxels),
         shape=image.voxels.shape,
-        patient=pseudonym(key, "patient", patient) if patient else "",
+        patient=pseudonym(key, "patient", image.patient) if image.patient else "",
+        modality=image.modality,
         orientation=image.orientation,
         spacing=tuple(f"{n:.4g}" for n in image.spacing),
         notes=tuple(_notes(image, mask)),
@@ -229,7 +233,7 @@ def read_image(root: Path, paths: Paths, content: str, spacing: Spacing | None) 
     With `spacing` (mm) it is resampled. Raises FileRefused (`changed` when image or label no
     longer have the hash `content`).
     """
-    volume, _ = _image(root, paths[0], _pair(root, paths, content)[0])
+    volume = _image(root, paths[0], _pair(root, paths, content)[0])
     voxels = volume.voxels[np.newaxis]
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=1e-3):
         voxels = _resample(voxels, volume.affine, spacing, "bilinear")
@@ -278,14 +282,13 @@ def _image_bytes(root: Path, relative: str) -> list[bytes]:
     return files
 
 
-def _image(root: Path, relative: str, files: list[bytes]) -> tuple[Volume, str]:
-    """Return the image in RAS, and the Patient ID of a DICOM series."""
+def _image(root: Path, relative: str, files: list[bytes]) -> Volume:
     if not (root / relative).is_dir():
-        return decode(files[0]), ""
+        return decode(files[0])
     return _series([root / path for path in files_of(root, relative)])
 
 
-def _series(files: list[Path]) -> tuple[Volume, str]:
+def _series(files: list[Path]) -> Volume:
     from wardround.datasets.dicom import read_volume
 
     nibabel = _nibabel()
@@ -298,14 +301,15 @@ def _series(files: list[Path]) -> tuple[Volume, str]:
     oblique = float(nibabel.affines.obliquity(read.affine).max()) > OBLIQUE_RADIANS
     image = nibabel.as_closest_canonical(image)
     spacing = tuple(float(n) for n in nibabel.affines.voxel_sizes(image.affine))
-    volume = Volume(
+    return Volume(
         np.asarray(image.dataobj, dtype=np.float32),
         (spacing[0], spacing[1], spacing[2]),
         np.asarray(image.affine, dtype=np.float64),
         codes,
         oblique,
+        read.patient.strip(),
+        read.modality.strip(),
     )
-    return volume, read.patient.strip()
 
 
 def _pair(root: Path, paths: Paths, content: str) -> tuple[list[bytes], bytes]:

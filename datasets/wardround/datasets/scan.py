@@ -41,7 +41,8 @@ class Probe:
 
     `content` is of the bytes, `pixels` of shape, type and decoded values (equal for the same
     picture in two file formats). `orientation` and `spacing` (mm) are those of the file.
-    `patient` is a pseudonym, when the file itself says who it shows. `notes` are (code, detail).
+    `patient` is a pseudonym, when the file itself says who it shows. `modality` is DICOM's code.
+    `notes` are (code, detail).
     """
 
     content: str = ""
@@ -50,6 +51,7 @@ class Probe:
     orientation: str = ""
     spacing: tuple[str, ...] = ()
     patient: str = ""
+    modality: str = ""
     notes: tuple[Note, ...] = ()
     refused: Note | None = None
 
@@ -62,6 +64,7 @@ class Probe:
             "orientation": self.orientation,
             "spacing": list(self.spacing),
             "patient": self.patient,
+            "modality": self.modality,
             "notes": [list(note) for note in self.notes],
             "refused": list(self.refused) if self.refused else None,
         }
@@ -77,6 +80,7 @@ class Probe:
             orientation=str(value["orientation"]),
             spacing=tuple(str(n) for n in value["spacing"]),
             patient=str(value["patient"]),
+            modality=str(value["modality"]),
             notes=tuple((str(code), str(detail)) for code, detail in value["notes"]),
             refused=None if refused is None else (str(refused[0]), str(refused[1])),
         )

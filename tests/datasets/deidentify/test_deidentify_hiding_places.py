@@ -261,4 +261,17 @@ def test_a_name_as_a_code_that_an_option_keeps(build, run):
     dataset = build.base()
     dataset.PatientSex, dataset.SmokingStatus, dataset.EthnicGroup = "OKONKWO", "NO", "Igbo"
     result = read(run(dataset, Profile(frozenset({Option.PATIENT}))))
-    assert (result.PatientSex, result.SmokingStatus, result.EthnicGroup) == ("REMOVED", "NO", "Igbo")
+    assert (result.PatientSex, result.SmokingStatus, result.EthnicGroup) == (
+        "REMOVED",
+        "NO",
+        "Igbo",
+    )
+
+
+def test_a_code_outside_of_any_sequence(build, run):
+    """What is left of a sequence whose header was damaged."""
+    dataset = build.base()
+    dataset.CodeMeaning, dataset.CodeValue, dataset.LongCodeValue = "Kowalczyk", "K1", "Kowalczyk"
+    result = run(dataset)
+    assert b"Kowalczyk" not in result.data
+    assert "CodeValue" not in read(result)

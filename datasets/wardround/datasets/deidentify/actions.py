@@ -30,6 +30,8 @@ from wardround.datasets.errors import Refused
 _DOCUMENT, _DOCUMENT_TYPE, _DOCUMENT_LENGTH = 0x00420011, 0x00420012, 0x00420015
 _TEXT_VALUE, _ICC_PROFILE = 0x0040A160, 0x00282000
 _CODE_VALUE, _SCHEME, _CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
+# A code stands in an item; outside of one it is what a broken sequence left.
+_CODES = frozenset({0x00080100, 0x00080102, 0x00080103, 0x00080104, 0x00080119, 0x00080120})
 # All that a reference to another instance needs; a kept reference holds nothing else.
 _REFERENCE = frozenset({0x00081150, 0x00081155, 0x00081160, 0x0062000B, 0x00081162})
 
@@ -79,6 +81,8 @@ def _clean(dataset: Dataset, walk: Walk, place: _Place) -> None:
             _remove(dataset, element, walk, "foreign_removed")
         elif tag.group >> 8 == 0x50 or (tag.group >> 8 == 0x60 and tag.group & 1 == 0):
             _remove(dataset, element, walk, "graphics_removed")
+        elif number in _CODES and not place.depth:
+            _remove(dataset, element, walk, "foreign_removed")
         elif number in every_rule():
             _by_rule(dataset, element, walk, place)
         elif tag.group in FOREIGN_GROUPS:
