@@ -99,9 +99,11 @@ def test_a_picture_of_another_modality_is_mentioned_or_left_out(tmp_path: Path) 
 def test_an_odd_header_is_not_quoted_in_a_warning(tmp_path: Path) -> None:
     """Warnings are errors here; pydicom's quote the value."""
     file = tmp_path / "in" / "well" / "0.dcm"
-    write(file, picture(0), "P" * 64, modality="KOWALCZYK")
-    odd = file.read_bytes().replace(b"P" * 64, b"Kowalczyk\n" * 6 + b"1234")
-    file.write_bytes(odd.replace(b"KOWALCZYK", b"Kowalczyk"))
+    write(file, picture(0), "P1")
+    usual, odd = (b"LO" + len(text).to_bytes(2, "little") + text for text in (b"P1", b"Kowal" * 20))
+    content = file.read_bytes()
+    assert usual in content
+    file.write_bytes(content.replace(usual, odd))
     cohort = add(tmp_path / "in", tmp_path, "ct", "image-classification-2d", key=KEY)
     assert cohort.summary()["samples"] == 1
 
