@@ -231,6 +231,15 @@ def test_a_layer_that_runs_twice_adds_up() -> None:
     assert difference(found, expected) < 1e-12
 
 
+def test_a_gradient_that_is_not_finite_is_its_samples_alone() -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    inputs, targets = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    inputs[1] = float("inf")
+    for engine in (BookKeeping(model), VectorisedGradients(model)):
+        found = engine.per_sample(CROSS_ENTROPY, inputs, targets)["0.weight"]
+        assert found.isfinite().flatten(1).all(1).tolist() == [True, False, True]
+
+
 def test_opacus_agrees() -> None:
     torch.manual_seed(4)
     task = TaskSpec("image-classification-2d", "convnet", 3, (1, 16, 16))

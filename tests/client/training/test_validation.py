@@ -160,6 +160,7 @@ class Remembering:
         pytest.param(lambda x: x.cumsum(0), id="adds all before"),
         pytest.param(lambda x: x.flip(0), id="exchanges samples"),
         pytest.param(Apart.apply, id="mixes backwards"),
+        pytest.param(lambda x: x / 255 if x.max() > 20 else x, id="one range for the batch"),
         pytest.param(Remembering(), id="remembers the last batch"),
     ],
 )

@@ -172,7 +172,7 @@ class BookKeeping:
         result = dict(tape.explicit)
         eye = torch.eye(batch, dtype=torch.float64, device=inputs.device)
         for name, part in tape.deferred.items():
-            result[name] = torch.stack([part.weighted_sum(row, None) for row in eye])
+            result[name] = torch.stack([part.weighted_sum(row, row > 0) for row in eye])
         for name, parameter in trainable(self.model).items():
             shape = (batch, *parameter.shape)
             result[name] = (

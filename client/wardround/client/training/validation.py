@@ -203,12 +203,16 @@ def _experiment(model: nn.Module, loss: PerSampleLoss, input_shape: tuple[int, .
 
 
 def _moved_by_others(engine: Engine, loss: PerSampleLoss, inputs: Tensor, targets: Tensor) -> float:
-    """How far a sample's gradient moves when the others do, with the same random numbers drawn."""
+    """How far a sample's gradient moves when the others do, with the same random numbers drawn.
+
+    The others become a thousand times as large, so that a choice made for the batch shows.
+    """
 
     def gradients(exchanged: Tensor) -> dict[str, Tensor]:
         torch.manual_seed(_SEED)
-        x, y = inputs.clone(), targets.clone()
-        x[exchanged], y[exchanged] = inputs.roll(1, 0)[exchanged] * 2 + 1, y.roll(1, 0)[exchanged]
+        x, y = inputs / 10, targets.clone()
+        x[exchanged] = 1 + 100 * inputs.roll(1, 0)[exchanged]
+        y[exchanged] = targets.roll(1, 0)[exchanged]
         return engine.per_sample(loss, x, y)
 
     first = torch.arange(len(inputs), device=inputs.device) == 0
