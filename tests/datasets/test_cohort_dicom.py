@@ -108,6 +108,22 @@ def test_an_odd_header_is_not_quoted_in_a_warning(tmp_path: Path) -> None:
     assert cohort.summary()["samples"] == 1
 
 
+def test_a_file_without_preamble_is_read_and_an_undecodable_one_told_in_words(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "in"
+    for number in range(2):
+        write(source / "well" / f"{number}.dcm", picture(number), f"P{number}")
+    old = source / "well" / "0.dcm"
+    old.write_bytes(old.read_bytes()[132:])
+    broken = source / "well" / "1.dcm"
+    broken.write_bytes(broken.read_bytes().replace(b"MONOCHROME2 ", b"MONOCHROMEX "))
+    cohort = add(source, tmp_path, "ct", "image-classification-2d", key=KEY)
+    said = [(f.where, f.detail) for f in cohort.findings if f.level == "left out"]
+    assert said == [("well/1.dcm", "a photometric interpretation that is not read")]
+    assert cohort.summary()["samples"] == 1
+
+
 def test_a_series_is_a_volume_by_geometry(tmp_path: Path) -> None:
     source = tmp_path / "in"
     voxels = np.stack([picture(n) for n in range(5)])  # slice, row, column

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wardround.datasets.errors import FileRefused, Refused
 from wardround.datasets.manifest import pseudonym
 from wardround.datasets.scan import Paths, Probe
-from wardround.datasets.scan_guard import MEBIBYTE, read_file
+from wardround.datasets.scan_guard import MEBIBYTE, is_dicom, read_file
 
 Grey: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 Pixels: TypeAlias = NDArray[np.float32]
@@ -85,7 +85,7 @@ def load(data: bytes) -> tuple[Grey, str, str]:
 
     DICOM pictures are float32 in modality units; what may be wrong with one is `dicom-refused`.
     """
-    if data[128:132] != b"DICM":
+    if not is_dicom(data):
         return decode(data), "", ""
     from wardround.datasets.deidentify.reading import Content, parse, quiet
     from wardround.datasets.dicom_frames import frames

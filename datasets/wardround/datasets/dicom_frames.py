@@ -51,7 +51,7 @@ def frames(dataset: Dataset) -> Iterator[Frame]:
                 yield _grey(array, dataset, number) if grey else _colour(array, dataset)
                 seen += 1
     except (*BROKEN, RuntimeError, MemoryError) as error:
-        raise Refused("pixels_unreadable", type(error).__name__) from None
+        raise Refused("pixels_unreadable", f"not decodable: {type(error).__name__}") from None
     if seen != frame_count(dataset):
         raise Refused("truncated", "fewer frames than the header says")
 

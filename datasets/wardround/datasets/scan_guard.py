@@ -82,9 +82,17 @@ def read_file(root: Path, relative: str, *, limit: int) -> bytes:
             raise FileRefused(_code(error)) from None
     if len(content) != found.st_size:
         raise FileRefused("changed")
-    if content[128:132] != b"DICM" and encrypted(content):
+    if not is_dicom(content) and encrypted(content):
         raise FileRefused("encrypted")
     return content
+
+
+def is_dicom(content: bytes) -> bool:
+    """Tell whether a file begins as DICOM does."""
+    if content[128:132] == b"DICM":
+        return True
+    # Old files begin with the first attribute of group 2 or 8, with no preamble.
+    return content[:2] in (b"\x02\0", b"\x08\0") and content[3:4] == b"\0" and len(content) > 16
 
 
 def encrypted(content: bytes) -> bool:

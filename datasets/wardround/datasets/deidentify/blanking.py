@@ -42,7 +42,7 @@ def blank(dataset: Dataset, boxes: tuple[Box, ...]) -> bool:
                 generate_instance_uid=False,
             )
     except (*BROKEN, RuntimeError, MemoryError) as error:
-        raise Refused("pixels_unreadable", type(error).__name__) from None
+        raise Refused("pixels_unreadable", f"not decodable: {type(error).__name__}") from None
     dataset.BurnedInAnnotation = "NO"
     return True
 

@@ -118,7 +118,7 @@ def _hides_bits(dataset: Dataset) -> bool:
                 if (whole & ((1 << low) - 1)).any() or ((above != 0) & (above != signs)).any():
                     return True
     except (*BROKEN, RuntimeError, MemoryError) as error:
-        raise Refused("pixels_unreadable", type(error).__name__) from None
+        raise Refused("pixels_unreadable", f"not decodable: {type(error).__name__}") from None
     return False
 
 
@@ -172,7 +172,7 @@ def grey_planes(dataset: Dataset) -> Iterator[Plane]:
                 yield from _planes(np.asarray(frame), colour, dataset)
                 seen += 1
     except (*BROKEN, RuntimeError, MemoryError) as error:
-        raise Refused("pixels_unreadable", type(error).__name__) from None
+        raise Refused("pixels_unreadable", f"not decodable: {type(error).__name__}") from None
     if seen != expected:
         raise Refused("pixels_unreadable", "another number of frames than the header says")
 

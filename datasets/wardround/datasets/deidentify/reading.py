@@ -24,7 +24,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from wardround.datasets.errors import Refused
-from wardround.datasets.scan_guard import encrypted
+from wardround.datasets.scan_guard import encrypted, is_dicom
 
 # pydicom answers a broken file with any of these.
 BROKEN = (
@@ -111,7 +111,7 @@ def parse(content: Content) -> FileDataset:
     Raises Refused ("not_dicom", "encrypted", "directory", "expands", "truncated", "malformed").
     """
     data = content.data
-    if not _looks_like_dicom(data):
+    if not is_dicom(data):
         if encrypted(data):
             raise Refused("encrypted", "an encrypted container")
         raise Refused("not_dicom", "no DICOM header")
@@ -124,7 +124,7 @@ def parse(content: Content) -> FileDataset:
             _check_complete(dataset, data)
     except BROKEN as error:
         kind = "truncated" if isinstance(error, EOFError) else "malformed"
-        raise Refused(kind, type(error).__name__) from None
+        raise Refused(kind, f"the structure is broken: {type(error).__name__}") from None
     if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
         raise Refused("directory", "a DICOMDIR")
     return dataset
@@ -142,13 +142,6 @@ def _too_many() -> Callable[[BaseTag, str | None, int], bool]:
         return False
 
     return stop
-
-
-def _looks_like_dicom(data: bytes) -> bool:
-    if data[128:132] == b"DICM":
-        return True
-    # Old files begin with the first attribute of group 2 or 8, with no preamble.
-    return data[:2] in (b"\x02\0", b"\x08\0") and data[3:4] == b"\0" and len(data) > 16
 
 
 def _check_expansion(data: bytes) -> None:
