@@ -347,3 +347,7 @@ def test_suggestions_for_machines() -> None:
     )  # fmt: skip
     assert {one["steps"] for one in said} == {20}
     assert all(Decimal(one["epsilon"]) <= 1 for one in said)
+    for one in said:
+        assert (one["unit"], one["neighbouring_relation"]) == ("patient", "add-remove")
+        assert (one["sampling"], one["delta"]) == ("poisson", "0.00001")
+        assert "dp-accounting" in one["accountant_version"]

@@ -289,6 +289,20 @@ def test_policy_check_says_which_rule_refuses(
     assert "exists already" in again.error
 
 
+def test_a_draft_says_that_batch_norms_become_group_norms(
+    command: Terminal, tmp_path: Path
+) -> None:
+    for model, widths, norms in (("resnet18", "", 20), ("convnet", "4,4", 0)):
+        plan = tmp_path / f"{model}.toml"
+        typed = command(
+            *("plan", "draft", "--study", "s", "--sites", "a,b,c", "--classes", "a,b"),
+            *("--model", model, "--widths", widths, "--output", plan),
+        )
+        assert typed.code == 0, typed
+        for text in (plan.read_text(), typed.out):
+            assert (f"Its {norms} batch norms" in text) is (norms > 0)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -143,6 +143,17 @@ def test_a_round_trains_a_clipped_update_and_weighs_it_by_patients(
     assert not any(sample.patient in line for line in said for sample in data.samples("train"))
 
 
+def test_gradients_that_are_not_finite_are_counted_on_the_sites_screen(
+    data: Cohort, start: Vector
+) -> None:
+    said: list[str] = []
+    opened = Trainer.open(PLAN, data)
+    opened._train._inputs[:] = np.nan  # type: ignore[attr-defined]  # a scanner's fault
+    values, _ = opened.train(start, said.append)
+    assert np.isfinite(values).all()
+    assert "gradients were not finite and counted as zero" in said[-2]
+
+
 def test_the_weight_is_bounded_by_the_plan(data: Cohort, start: Vector) -> None:
     plan = changed(secure_aggregation=replace(PLAN.secure_aggregation, max_weight=5))
     assert Trainer.open(plan, data).train(start)[1] == 5

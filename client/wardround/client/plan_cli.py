@@ -139,6 +139,10 @@ def suggest_command(
         "noise/run: of the mean over all steps; uses: how often each unit takes part."
     )
     best = found[0]
+    out.print(
+        f"The first: {best.price.sampling} sampling, {best.price.accountant} "
+        f"({best.price.version}), Renyi ceiling {best.price.ceiling}."
+    )
     out.print("\nFor the plan:\n", end="")
     out.print(
         f'[privacy]\nunit = "{unit}"\nrelation = "{relation}"\n'
@@ -155,7 +159,7 @@ def _json(one: Suggestion) -> dict[str, Json]:
         "sample_rate": str(one.sample_rate),
         "batch": _short(one.batch),
         "sigma": str(one.sigma),
-        "epsilon": str(one.epsilon),
+        **one.price.to_json(),
         "noise_error_per_step_in_clips": _short(one.step_error),
         "noise_error_of_run_in_clips": _short(one.run_error),
         "uses_of_each_unit": _short(one.passes),

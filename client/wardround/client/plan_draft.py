@@ -73,13 +73,18 @@ min_count = 20
 sites = [{sites}]
 
 [model]
-name = "{model}"
+{converted}name = "{model}"
 seed = 1
 arguments = {{ {arguments} }}
 # Every tensor of the model, as it leaves a site in the sum: {count} numbers in all.
 tensors = [
 {tensors}
 ]
+"""
+
+CONVERTED = """\
+# Its {count} batch norms, which mix the patients of a batch, are group norms here: what one patient
+# changes could not be bounded otherwise.
 """
 
 
@@ -105,7 +110,7 @@ def draft(
     legal_basis: Annotated[str, typer.Option(help="Reference.")] = "to be written",
 ) -> None:
     """Write a plan to start from; edit it, ask what it costs, then give it to the coordinator."""
-    from wardround.client.tasks import TaskSpec, build
+    from wardround.client.tasks import TaskSpec, batch_norms, build
     from wardround.client.trainer import tensor_layout
 
     if output.exists():
@@ -124,7 +129,7 @@ def draft(
         input_shape=_numbers(shape),
         args={"widths": _numbers(widths)} if widths else {},
     )
-    layout = tensor_layout(build(spec))
+    layout, norms = tensor_layout(build(spec)), batch_norms(spec)
     rows = [f'  {{ name = "{tensor.name}", shape = {list(tensor.shape)} }},' for tensor in layout]
     threshold = (len(participants) + colluders) // 2 + 1
     text = TEMPLATE.format(
@@ -150,6 +155,7 @@ def draft(
         colluders=colluders,
         cohort=max(3, threshold, colluders + 2),
         sites=", ".join(f'"{name}"' for name in participants),
+        converted=CONVERTED.format(count=norms) if norms else "",
         model=model,
         arguments=arguments,
         count=f"{dimension(layout):,}",
@@ -158,6 +164,8 @@ def draft(
     plan = StudyPlan.from_toml(text)
     output.write_text(text, encoding="utf-8")
     out.print(f"{output}: a draft of {plan.study.id}, {plan.dimension:,} numbers in the model")
+    if norms:
+        out.print(f"Its {norms} batch norms become group norms: the first would mix patients")
     out.print(f"Next: wardround-site plan cost {output}")
 
 

@@ -143,6 +143,11 @@ class Trainer:
         )
         update = flatten(self.plan.model.tensors, result.update)
         bound = np.float32(self.plan.secure_aggregation.update_clip)
+        if result.nonfinite:
+            say(
+                f"{result.nonfinite} gradients were not finite and counted as zero; look at the "
+                "images with: wardround-site data check"
+            )
         say(f"{result.steps} noisy steps in {time.monotonic() - began:.1f} s")
         return np.clip(update, -bound, bound), self._weight(result)
 

@@ -151,7 +151,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A way to spend `epsilon`: `sigma` noise at `sample_rate` for `steps` steps.
+    """A way to spend `price`: `sigma` noise at `sample_rate` for `steps` steps.
 
     `batch` is the expected number of units a step. `step_error` is the standard error of one
     coordinate of a step's mean gradient that comes from the noise, in units of the clip: sigma /
@@ -163,10 +163,15 @@ class Suggestion:
     batch: float
     steps: int
     sigma: Decimal
-    epsilon: Decimal
+    price: Epsilon
     step_error: float
     run_error: float
     passes: float
+
+    @property
+    def epsilon(self) -> Decimal:
+        """What it costs."""
+        return self.price.value
 
 
 RATES = tuple(map(Decimal, ("0.05", "0.1", "0.25", "0.5")))
@@ -203,7 +208,7 @@ def suggest(
                     batch=batch,
                     steps=count,
                     sigma=sigma,
-                    epsilon=price,
+                    price=price,
                     step_error=error,
                     run_error=error / math.sqrt(count),
                     passes=float(rate) * count,
@@ -214,7 +219,7 @@ def suggest(
 
 def _calibrated(
     target: Decimal, delta: Decimal, rate: Decimal, steps: int, unit: str, relation: str
-) -> tuple[Decimal, Decimal]:
+) -> tuple[Decimal, Epsilon]:
     """The least sigma, in hundredths, whose price is within `target`, and that price."""
 
     def event(hundredths: int) -> tuple[PrivacyEvent, ...]:
@@ -242,4 +247,4 @@ def _calibrated(
     while low > 10 and exact(event(low)) <= target:
         low = max(10, low * 4 // 5)
     best = least(low, enough, exact) if low < enough else enough
-    return Decimal(best) / 100, exact(event(best))
+    return Decimal(best) / 100, epsilon(event(best), delta)

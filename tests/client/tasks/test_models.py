@@ -1,5 +1,7 @@
 """The catalogue of models, and models as arrays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from wardround.client.errors import TaskInvalid
-from wardround.client.tasks import TaskSpec, arrays, build, layout, load_arrays, per_sample_loss
+from wardround.client.tasks import (
+    TaskSpec,
+    arrays,
+    batch_norms,
+    build,
+    layout,
+    load_arrays,
+    per_sample_loss,
+)
 from wardround.client.training import check
-from wardround.client.training.losses import BinaryCrossEntropy, CrossEntropy, DiceCrossEntropy
+from wardround.client.training.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    DiceCrossEntropy,
+    WeightedCrossEntropy,
+)
 
 QUICK = [
     "EfficientNet-b0",
@@ -88,6 +103,13 @@ def test_a_task_that_contradicts_itself_is_refused(
         TaskSpec(*spec)  # type: ignore[arg-type] # the mistake under test
 
 
+def test_batch_norms_that_a_model_loses_are_counted() -> None:
+    assert batch_norms(check.NETWORKS["ResNet18"]) == 20
+    assert batch_norms(check.NETWORKS["MLP"]) == 0
+    model = build(check.NETWORKS["ResNet18"])
+    assert sum(isinstance(m, nn.GroupNorm) for m in model.modules()) == 20
+
+
 def test_unknown_models_arguments_and_losses_are_refused() -> None:
     with pytest.raises(TaskInvalid, match="unknown model 'alexnet'"):
         build(TaskSpec("image-classification-2d", "alexnet", 2, (1, 8, 8)))
@@ -97,6 +119,14 @@ def test_unknown_models_arguments_and_losses_are_refused() -> None:
         build(TaskSpec("image-classification-2d", "vit", 2, (1, 32, 32), {"hiden_size": 3}))
     with pytest.raises(TaskInvalid, match="unknown loss"):
         per_sample_loss(TaskSpec("tabular", "perceptron", 2, (3,), loss="hinge"))
+
+
+def test_weights_of_classes_come_from_the_plan() -> None:
+    task = TaskSpec("tabular", "perceptron", 2, (3,), loss="weighted-cross-entropy(1, 4.5)")
+    assert per_sample_loss(task) == WeightedCrossEntropy((1.0, 4.5), 2.75)
+    for bad in ("(1)", "(1, 0)", "(1, 2, 3)", "(1, -2)", "(1, 1.1.1)", "(1, nan)", ""):
+        with pytest.raises(TaskInvalid, match="weighted-cross-entropy"):
+            per_sample_loss(replace(task, loss=f"weighted-cross-entropy{bad}"))
 
 
 def test_each_task_has_its_usual_loss() -> None:

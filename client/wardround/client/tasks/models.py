@@ -23,6 +23,7 @@ from monai.networks.nets.unet import UNet
 from monai.networks.nets.unetr import UNETR
 from monai.networks.nets.vit import ViT
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wardround.client.errors import TaskInvalid
 from wardround.client.tasks.small import Mean, convnet, perceptron
@@ -195,18 +196,27 @@ def build(task: TaskSpec) -> nn.Module:
 
     Its initial values are torch's; a study sets them from the plan with `load_arrays`.
     """
+    model = to_group_norm(_made(task))
+    _without_inplace(model)
+    _freeze_unused(model, task.input_shape)
+    return model
+
+
+def batch_norms(task: TaskSpec) -> int:
+    """How many batch norms of the task's network `build` replaces by group norms."""
+    return sum(isinstance(module, _BatchNorm) for module in _made(task).modules())
+
+
+def _made(task: TaskSpec) -> nn.Module:
+    """The network as its authors have it."""
     if task.model not in MODELS:
         raise TaskInvalid(f"unknown model {task.model!r}: one of {', '.join(MODELS)}")
     try:
-        model = MODELS[task.model](task, len(task.input_shape) - 1, _plain(task.args))
+        return MODELS[task.model](task, len(task.input_shape) - 1, _plain(task.args))
     except (TypeError, ValueError, AssertionError, KeyError) as error:
         raise TaskInvalid(
             f"the model {task.model} does not accept {dict(task.args)}: {error}"
         ) from error
-    model = to_group_norm(model)
-    _without_inplace(model)
-    _freeze_unused(model, task.input_shape)
-    return model
 
 
 def _plain(args: Mapping[str, Argument]) -> dict[str, Any]:
