@@ -86,7 +86,8 @@ PRIMITIVES = {
     "decode 32": "in cache: decoding, 32 bits",
 }
 CHUNK_BYTES = 4 * CHUNK
-ZEROS = memoryview(bytes(CHUNK_BYTES))
+ZEROS = segments.aligned(CHUNK_BYTES, np.uint8).data
+ZEROS[:] = bytes(CHUNK_BYTES)
 BUFFER = segments.aligned(CHUNK_BYTES + 16, np.uint8).data
 
 

@@ -22,12 +22,15 @@ from wardround.privacy.secagg.segments import (
     CHUNK,
     WORKSPACE,
     Ring,
+    aligned,
     chunks,
     for_each,
     segments,
 )
 
-_ZEROS = memoryview(bytes(4 * CHUNK))
+_zeros = aligned(4 * CHUNK, np.uint8)
+_zeros[:] = 0
+_ZEROS = _zeros.data.toreadonly()
 
 
 @dataclass(frozen=True, slots=True)
