@@ -150,7 +150,9 @@ def _listed(source: Path, index: Path) -> Layout:
     try:
         text = read_file(index.parent, index.name, limit=LIST_LIMIT).decode("utf-8-sig")
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (FileRefused, UnicodeDecodeError, csv.Error):
+    except FileRefused as refused:
+        raise DataError(f"the list cannot be used: {Finding(refused.code).what}") from None
+    except (UnicodeDecodeError, csv.Error):
         raise DataError("the list cannot be read; save it as CSV in UTF-8") from None
     columns = set(rows[0]) if rows else set()
     if not {"path", "label"} <= columns:

@@ -113,7 +113,7 @@ def _remove_parts(output: Path) -> None:
 
 def _check_folders(source: Path, output: Path) -> None:
     if not source.is_dir():
-        raise DeidentificationError("the input folder does not exist; give a folder of DICOM files")
+        raise DeidentificationError("the input is not a folder; give a folder of DICOM files")
     if output.exists() and not output.is_dir():
         raise DeidentificationError("the output is a file; give a folder")
     if source == output or source in output.parents or output in source.parents:
