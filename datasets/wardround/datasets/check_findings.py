@@ -33,7 +33,7 @@ CATALOGUE: dict[str, tuple[Level, str, str]] = {
     ),
     "not-a-file": (_OUT, "not an ordinary file (a pipe, device or folder)", "remove it"),
     "unreadable": (_OUT, "this account may not read the file", "give it read permission"),
-    "missing": (_OUT, "there is no such file", "correct the list that names it"),
+    "missing": (_OUT, "the file is not there", "put it back, or correct the list that names it"),
     "changed": (_OUT, "the file changed while it was read", "wait for the export to end"),
     "reader-died": (_OUT, "reading the file ended the reading process", "export it again"),
     # Images and volumes
