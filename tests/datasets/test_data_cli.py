@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from wardround.datasets import contact_sheet, phantom
+from wardround.datasets import contact_sheet, phantom, phantom_dicom
 from wardround.datasets.cohort import look
 from wardround.datasets.data_cli import app, guess_kind
 from wardround.datasets.errors import DataError
@@ -170,3 +170,10 @@ def test_the_sheet_counts_the_volumes_that_have_each_class(tmp_path: Path) -> No
     assert sum(seen["train"].values()) + sum(seen["held_out"].values()) == 5 * len(names) - 1
     assert seen["train"][names[2]] + seen["held_out"][names[2]] == 4
     assert title == "Volumes with each class"
+
+
+def test_show_draws_a_folder_whose_classes_are_typed(home: Path, tmp_path: Path) -> None:
+    source = phantom_dicom.series(tmp_path / "in", seed=1, patients=2, size=16)
+    words = ("--classes", ",".join(phantom.TISSUES), "--out", tmp_path / "x.png")
+    assert run("show", source, *words, home=home).exit_code == 0
+    assert (tmp_path / "x.png").is_file()

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wardround.datasets import phantom
+from wardround.datasets import phantom, phantom_dicom
+from wardround.datasets.cohort import add
+from wardround.datasets.cohort_options import Options
+from wardround.datasets.deidentify import Profile, deidentify_folder
+from wardround.datasets.dicom import read_volume
 from wardround.datasets.errors import DataError
 
 
@@ -97,3 +101,28 @@ def test_table_has_gaps_and_repeated_patients(tmp_path: Path) -> None:
     assert len({row["patient"] for row in rows}) == 200
     assert any("?" in row.values() for row in rows)
     assert 0.2 < np.mean([row["outcome"] == "1" for row in rows]) < 0.8
+
+
+def test_series_are_volumes_and_can_be_deidentified(tmp_path: Path) -> None:
+    first = phantom_dicom.series(tmp_path / "a", seed=3, patients=4, size=16)
+    second = phantom_dicom.series(tmp_path / "b", seed=3, patients=4, size=16)
+    files = sorted(first.rglob("*.dcm"))
+    again = [second / file.relative_to(first) for file in files]
+    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]
+    options = Options(classes=phantom.TISSUES)
+    cohort = add(first, tmp_path, "mr", "segmentation-3d", key=bytes(32), options=options)
+    assert [f.code for f in cohort.findings] == ["few-patients"]
+    sample = cohort.samples("train")[0]
+    # Both parts of the organ are brighter than what is around them.
+    voxels, mask = cohort.read(sample)[0], cohort.read_mask(sample)[0]
+    assert voxels[mask > 0].mean() > voxels[mask == 0].mean() + 1
+    run = deidentify_folder(first, tmp_path / "out", profile=Profile(), key=bytes(32), jobs=1)
+    assert run.report.passed == len(files)
+    folder = files[0].parent
+    family = folder.name.split("_")[1].encode()
+    assert family in files[0].read_bytes()
+    outputs = [done.output for done in run.files if done.output and done.source.parent == folder]
+    assert all(family not in output.read_bytes() for output in outputs)
+    before, after = read_volume(sorted(folder.iterdir())), read_volume(outputs)
+    np.testing.assert_array_equal(before.voxels, after.voxels)
+    np.testing.assert_array_equal(before.affine, after.affine)

@@ -176,6 +176,7 @@ def show(
     target: Annotated[str, typer.Argument(help="A data set's name, or a folder.")],
     home: HomeOption = DEFAULT_HOME,
     kind: KindOption = "",
+    classes: ClassesOption = "",
     file: Annotated[Path | None, typer.Option("--out", help="PNG file to write.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -188,7 +189,10 @@ def show(
     else:
         source = Path(target)
         with _explained(as_json), _progress() as progress:
-            cohort = cohorts.look(source, kind or guess_kind(source), progress=progress)
+            options = Options(classes=_listed(classes))
+            cohort = cohorts.look(
+                source, kind or guess_kind(source), options=options, progress=progress
+            )
         if file is None:
             raise DataError("say where the sheet of a folder should go: --out FILE.png")
         sheet = file

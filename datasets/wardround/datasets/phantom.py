@@ -7,7 +7,7 @@ shading and sharpness, so that hospitals differ as they really do.
 
 `images` writes PNG files in one folder per class, `volumes` NIfTI files in the layout of the
 Medical Segmentation Decathlon (Antonelli et al., Nat. Commun. 13:4128, 2022), `table` a CSV file
-and its schema. The generator is numpy's: nothing here is a secret.
+and its schema; `phantom_dicom` writes series. The generator is numpy's: nothing here is a secret.
 """
 
 import csv
@@ -91,7 +91,7 @@ def images(
         for shot in range(int(random.integers(images_per_patient[0], images_per_patient[1] + 1))):
             scene = body.scene(name, size, random)
             pixels = np.clip(device.record(scene, random) * 255, 0, 255).astype(np.uint8)
-            file = folder / name / f"{_patient(seed, patient)}_{shot + 1:02d}.png"
+            file = folder / name / f"{record_number(seed, patient)}_{shot + 1:02d}.png"
             Pillow.fromarray(pixels).save(file)
     return folder
 
@@ -116,11 +116,11 @@ def volumes(
         (folder / part).mkdir(parents=True, exist_ok=True)
     cases: list[dict[str, str]] = []
     for patient in range(patients):
-        scene, label = _organ(size, random)
+        scene, label = organ(size, random)
         recorded = (np.clip(device.record(scene, random), 0, None) * scale).astype(np.float32)
-        file = f"{_patient(seed, patient)}.nii.gz"
-        _save_volume(folder / "imagesTr" / file, recorded)
-        _save_volume(folder / "labelsTr" / file, label)
+        file = f"{record_number(seed, patient)}.nii.gz"
+        save_volume(folder / "imagesTr" / file, recorded)
+        save_volume(folder / "labelsTr" / file, label)
         cases.append({"image": f"./imagesTr/{file}", "label": f"./labelsTr/{file}"})
     description = {
         "name": "Phantom",
@@ -201,19 +201,21 @@ def table(
                     ("none", "typical", "atypical")[pain],
                 ]
                 shown = [value if random.random() > gaps else "?" for value in values]
-                rows.writerow([_patient(seed, patient), *shown, ill])
+                rows.writerow([record_number(seed, patient), *shown, ill])
     (folder / "schema.toml").write_text(SCHEMA, encoding="utf-8")
     return path
 
 
-def _save_volume(path: Path, voxels: NDArray[np.generic]) -> None:
+def save_volume(path: Path, voxels: NDArray[np.generic]) -> None:
+    """Write a NIfTI file of 1 mm voxels in RAS order, the first at the origin."""
     import nibabel
 
     # nibabel says that it is typed, though its image classes are not.
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)  # type: ignore[no-untyped-call]
 
 
-def _patient(seed: int, number: int) -> str:
+def record_number(seed: int, number: int) -> str:
+    """Return how patient `number` is called."""
     return f"MRN{seed:03d}{number:04d}"
 
 
@@ -292,7 +294,7 @@ def _cloud(size: int, random: np.random.Generator) -> NDArray[np.float64]:
     return total / 4
 
 
-def _organ(size: int, random: np.random.Generator) -> tuple[Image, NDArray[np.uint8]]:
+def organ(size: int, random: np.random.Generator) -> tuple[Image, NDArray[np.uint8]]:
     """Return scene and label [X, Y, Z] of one bent body made of a thick head and a thin tail."""
     shape = tuple(int(n) for n in size + random.integers(-2, 3, 3))
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
