@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wardround.client.errors import ModuleRefused
 from wardround.client.tasks import TaskSpec, build
-from wardround.client.training import check, weights
+from wardround.client.training import check, tape, weights
 from wardround.client.training import weight_gradients as ways
 from wardround.client.training.engine import BookKeeping, checked_losses, trainable
 from wardround.client.training.losses import CATALOGUE
@@ -41,6 +41,7 @@ def test_a_network_of_the_catalogue_has_exact_gradients(name: str) -> None:
     row = check.check(name)
     assert row.error <= 1e-9
     assert row.sum_error <= 1e-9
+    assert 1 - 1e-4 < row.sensitivity <= 1 + 1e-6
 
 
 def test_the_check_goes_red_where_a_gradient_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +56,21 @@ def test_the_check_goes_red_where_a_gradient_is_wrong(monkeypatch: pytest.Monkey
     row = check.check("MLP")
     assert not row.good
     assert check.main(["MLP"]) == 1
+
+
+def test_the_check_goes_red_where_a_patient_moves_the_sum_by_more_than_the_clip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = tape.squared_norms
+
+    def short(values: Tensor) -> Tensor:
+        """Exact in float64; in float32 a little below the true norm."""
+        return original(values) * (0.998 if values.dtype == torch.float32 else 1)
+
+    monkeypatch.setattr(tape, "squared_norms", short)
+    row = check.check("MLP")
+    assert max(row.error, row.sum_error) <= 1e-9
+    assert not row.good
 
 
 def test_the_check_prints_a_table_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
