@@ -149,7 +149,7 @@ def _sizes(axis: Any, shapes: Sequence[tuple[int, ...]]) -> None:
     if len(counts) <= 6:
         names = ["x".join(map(str, shape)) for shape in sorted(counts)]
         axis.bar(names, [counts[shape] for shape in sorted(counts)], color="#0072b2")
-        axis.tick_params(axis="x", labelsize=8)
+        axis.tick_params(axis="x", labelrotation=30 if len(names) > 3 else 0, labelsize=8)
         axis.set_title("Sizes (pixels)", fontsize=10)
     else:
         edges = [float(np.prod(shape)) ** (1 / len(shape)) for shape in shapes]
