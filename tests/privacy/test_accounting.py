@@ -156,6 +156,19 @@ def test_opacus_agrees(sigma: float, rate: float, steps: int) -> None:
     assert figures[GaussianAccountant] < value
 
 
+def test_opacus_prv_agrees_on_a_small_epsilon() -> None:
+    # PRV adds its own error bound of 0.01 to every answer: a twentieth of this one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from opacus.accountants import PRVAccountant
+
+        accountant = PRVAccountant()
+        accountant.history = [(8.0, 0.1, 20)]
+        reference = accountant.get_epsilon(delta=1e-5, eps_error=1e-3)
+    price = epsilon([event(8.0, 0.1, 20)], DELTA, interval=DECISION)
+    assert float(price.value) == pytest.approx(reference, rel=0.01)
+
+
 def test_mixed_runs_agree_with_opacus_prv() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
