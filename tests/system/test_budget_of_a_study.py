@@ -11,6 +11,7 @@ from wardround.client.errors import Refused
 from wardround.client.site import Site
 from wardround.datasets.cohort import Cohort
 from wardround.privacy.plan import StudyPlan
+from wardround.privacy.planned import PlannedSpend
 
 
 def promising(epsilon: str) -> StudyPlan:
@@ -58,3 +59,18 @@ def test_an_approval_sets_and_lowers_a_budget_and_never_raises_one(
     assert approve(federation, promising("4")) == "4"
     assert approve(federation, promising("3")) == "3"
     assert approve(federation, promising("5")) == "3"
+
+
+def test_the_last_round_that_the_budget_bears_is_announced(
+    federation: LocalFederation, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = promising("8")
+    site = first(federation)
+    cost = PlannedSpend.of_plan(plan).cost()
+    site.ledger.set_budget(dataset(site), cost.value, plan.privacy.delta)
+    federation.approve(plan)
+    with caplog.at_level("INFO"):
+        assert federation.run("findings").status == "completed"
+    last = [r.getMessage() for r in caplog.records if "the last round" in r.getMessage()]
+    assert last == ["this is the last round that the budget of the data set bears"]
+    assert site.ledger.book().accounts(dataset(site), "")[0].left == 0
