@@ -152,6 +152,9 @@ def test_two_coordinators_on_one_database_do_not_interleave(
                 except StatementRefused:  # never: what follows is sent after what it follows
                     os._exit(2)
             del waiting[:2]
+            (tmp_path / f"began-{os.getpid()}").touch()
+            while number == BATCHES // 2 and len(list(tmp_path.glob("began-*"))) < COORDINATORS:
+                time.sleep(0.0005)  # none ends before all have begun
             time.sleep(CHANCE.uniform(0, 0.02))  # SQLite lets one wait in vain who asks too often
 
     running = [in_a_process(work) for _ in range(COORDINATORS)]
