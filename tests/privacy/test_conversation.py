@@ -34,7 +34,6 @@ FIELDS: tuple[dict[str, canonical.Json], ...] = (
         "parts": {"task": "AAAA"},
         "head": SITE_HEAD.to_json(),
         "refusal": "no",
-        "stale": True,
     },
 )
 
@@ -47,11 +46,11 @@ def test_a_request_comes_back_as_it_was(
     assert Ask.from_bytes(ask.to_bytes()) == ask
 
 
-@given(PARTS, st.sampled_from([None, SITE_HEAD]), st.text(max_size=20), st.booleans())
+@given(PARTS, st.sampled_from([None, SITE_HEAD]), st.text(max_size=20))
 def test_an_answer_comes_back_as_it_was(
-    parts: dict[str, bytes], head: SiteHead | None, refusal: str, stale: bool
+    parts: dict[str, bytes], head: SiteHead | None, refusal: str
 ) -> None:
-    answer = Answer(parts, head, refusal, stale)
+    answer = Answer(parts, head, refusal)
     assert Answer.from_bytes(answer.to_bytes()) == answer
 
 
@@ -85,7 +84,7 @@ def test_any_json_in_any_place_gives_a_message_or_malformed_data(
 
 
 @pytest.mark.parametrize("which", range(2))
-@pytest.mark.parametrize("missing", ["head", "parts", "run", "refusal", "stale"])
+@pytest.mark.parametrize("missing", ["head", "parts", "run", "refusal"])
 def test_a_message_without_one_of_its_fields_is_refused(which: int, missing: str) -> None:
     value = dict(FIELDS[which])
     if missing not in value:

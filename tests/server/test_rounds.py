@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.orm import Session
 from tests.server.newcomer import Newcomer, newcomer
 
-from wardround.privacy.conversation import Answer, Ask
+from wardround.privacy.conversation import Answer
 from wardround.privacy.events import Event, Fault, Refusal, RunEnd, RunStart, from_leaf
 from wardround.privacy.loghead import SiteHead
 from wardround.privacy.model import TensorLayout
@@ -244,22 +244,6 @@ def test_a_statement_in_another_sites_name_is_a_fault_and_not_logged(case: Case)
     case.run(forge)
     assert case.events(Refusal) == []
     check_end(case, "sends a statement of")
-
-
-def test_a_site_that_stands_elsewhere_is_asked_once_more_from_there(case: Case) -> None:
-    sizes: list[tuple[str, int]] = []
-
-    def stale(site: str, request: Request) -> Reply:
-        head = Ask.from_bytes(request.body).head
-        assert head is not None
-        sizes.append((site, head.since))
-        return answer(stale=True, refusal="stale", head=SiteHead(3, 3, "", ()))
-
-    case.run(stale)
-    first = sizes[: 2 * len(SITES)]
-    assert first == [(site, 0) for site in SITES] + [(site, 3) for site in SITES]
-    assert len(sizes) == ATTEMPTS * 2 * len(SITES)
-    check_end(case, "its copy of the log did not keep up; asked twice")
 
 
 def test_a_site_ahead_of_the_log_tells_that_the_database_is_old(case: Case) -> None:

@@ -106,7 +106,7 @@ class LogRefused(ClientError):
 
 
 class ProofStale(LogRefused):
-    """The proof starts elsewhere than this site stands; the coordinator has to ask again."""
+    """The proof starts elsewhere than this site stands; ask for one from there."""
 
 
 class LogWentBack(LogRefused):

@@ -37,6 +37,7 @@ from wardround.privacy.errors import (
     WardroundError,
 )
 from wardround.privacy.events import ModelStep, RecoveryShare, Refusal, Update
+from wardround.privacy.loghead import LogHead
 from wardround.privacy.model import Vector, model_digest
 from wardround.privacy.plan import StudyPlan
 from wardround.privacy.planned import PlannedSpend
@@ -86,22 +87,25 @@ class RoundHandler:
         ask = Ask.from_bytes(body)
         try:
             if ask.head is not None:
-                # Unasked: what this site heard by other ways meanwhile may be newer.
-                self.site.witness.accept(ask.head, asked_at=0)
+                self._take_in(ask.head)
             answer, data = self._answer(Kind(kind), ask, payload)
-        except ProofStale as error:
-            # The coordinator takes this site to stand elsewhere; the head below tells it where.
-            answer, data = Answer({}, refusal=str(error), stale=True), None
         except Refused as error:
             self._state_refusal(ask, error)
             answer, data = Answer({}, refusal=str(error)), None
         except (WardroundError, ValueError) as error:
             logger.warning("%s of %s: %s", kind, ask.run, error)
             answer, data = Answer({}, refusal=_reason(error)), None
-        if answer.refusal and not answer.stale:
+        if answer.refusal:
             logger.warning("refused %s: %s", kind, answer.refusal)
         said = replace(answer, head=self.site.witness.head(), refusal=one_line(answer.refusal))
         return kind, said.to_bytes(), data
+
+    def _take_in(self, head: LogHead) -> None:
+        """Take in the log up to the checkpoint that came with a request."""
+        try:
+            self.site.witness.accept(head, asked_at=0)  # not asked for, so it may be overtaken
+        except ProofStale:  # it was, by a call of this site's own; the site knows where it stands
+            self.site.sync()
 
     def _answer(self, kind: Kind, ask: Ask, payload: bytes | None) -> tuple[Answer, bytes | None]:
         if kind is Kind.HELLO:

@@ -66,15 +66,11 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a site answers: parts, where it stands in the log, or why it refuses (one line).
-
-    `stale` says that it only needs the log from where its head says it stands.
-    """
+    """What a site answers: parts, where it stands in the log, or why it refuses (one line)."""
 
     parts: Mapping[str, bytes] = field(repr=False)
     head: SiteHead | None = field(default=None, repr=False)
     refusal: str = ""
-    stale: bool = False
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
@@ -83,7 +79,6 @@ class Answer:
                 "parts": _encode(self.parts),
                 "head": self.head.to_json() if self.head else None,
                 "refusal": self.refusal,
-                "stale": self.stale,
             }
         )
 
@@ -91,15 +86,11 @@ class Answer:
     def from_bytes(cls, data: bytes) -> "Answer":
         """Read what `to_bytes` wrote; MalformedData for anything else."""
         value = canonical.loads_object(data)
-        refusal, stale = value.get("refusal"), value.get("stale")
-        if (
-            set(value) != {"parts", "head", "refusal", "stale"}
-            or not isinstance(refusal, str)
-            or not isinstance(stale, bool)
-        ):
-            raise MalformedData("an answer has exactly parts, head, refusal and stale")
+        refusal = value.get("refusal")
+        if set(value) != {"parts", "head", "refusal"} or not isinstance(refusal, str):
+            raise MalformedData("an answer has exactly parts, head and refusal")
         head = SiteHead.from_json(value["head"]) if value["head"] is not None else None
-        return cls(_decode(value["parts"]), head, refusal, stale)
+        return cls(_decode(value["parts"]), head, refusal)
 
     def part(self, name: str) -> bytes:
         """Return the part `name`; MalformedData when the answer lacks it."""

@@ -1,6 +1,6 @@
 """Asking the sites of a run: what each answers, what it says to the log, and who falls away."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -57,33 +57,13 @@ class Asking:
         payload: bytes | None = None,
         seconds: float | None = None,
     ) -> Iterator[tuple[str, Answer, bytes | None]]:
-        """Ask sites and yield each good answer as it comes; log what each site says.
-
-        A site whose copy of the log stood elsewhere than we took it to is asked once more.
-        """
-        deadline = seconds or self.deadline
-        stale = yield from self._ask_once(kind, parts, stage, payload, deadline)
-        if stale:
-            again = {site: parts[site] for site in stale}
-            stale = yield from self._ask_once(kind, again, stage, payload, deadline)
-        for site in stale:
-            self.drop(site, stage, "its copy of the log did not keep up; asked twice")
-
-    def _ask_once(
-        self,
-        kind: Kind,
-        parts: Mapping[str, Mapping[str, bytes]],
-        stage: str,
-        payload: bytes | None,
-        deadline: float,
-    ) -> Generator[tuple[str, Answer, bytes | None], None, list[str]]:
+        """Ask sites and yield each good answer as it comes; log what each site says."""
         requests = {
             site: Request(kind, Ask(self.run, part, self._link(site).head()).to_bytes(), payload)
             for site, part in parts.items()
         }
         self.traffic.down += sum(len(r.body) + len(r.payload or b"") for r in requests.values())
-        stale: list[str] = []
-        for site, reply in self.exchange.ask(requests, deadline):
+        for site, reply in self.exchange.ask(requests, seconds or self.deadline):
             if isinstance(reply, Failure):
                 self.drop(site, stage, reply.detail)
                 continue
@@ -92,13 +72,9 @@ class Asking:
             if answer is None:
                 continue
             if answer.refusal:
-                if answer.stale:
-                    stale.append(site)
-                else:
-                    self.drop(site, stage, answer.refusal)
+                self.drop(site, stage, answer.refusal)
                 continue
             yield site, answer, reply.payload
-        return stale
 
     def _read(self, site: str, stage: str, reply: Reply) -> Answer | None:
         """Read an answer and take in what the site says to the log; None when it does not hold."""
