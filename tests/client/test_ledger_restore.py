@@ -105,6 +105,8 @@ def test_an_older_copy_is_refused_until_an_operator_decides(hospital: Hospital) 
     hospital.check()
     hospital.train(5)
     assert Decimal(hospital.log[-1].epsilon_before) == price(4)
+    with pytest.raises(LedgerError, match="spent before this ledger was restored"):
+        hospital.train(4)
     # Sequence numbers go on after what the log has seen, so its order stays monotone.
     numbers = [statement.ledger_sequence for statement in hospital.log]
     assert numbers == sorted(set(numbers))

@@ -121,7 +121,7 @@ class Ledger:
         The same round asked for again gives back what stands: the open reservation, or the spend
         that was committed, and then the update that was trained must be sent again, not a new
         one. Raises BudgetExceeded, LedgerRolledBack, or LedgerError for the same round with
-        other events.
+        other events, or spent before a restore.
         """
         wanted = Reserved(
             id=secrets.token_hex(8),
@@ -134,6 +134,11 @@ class Ledger:
         self._warm(dataset, study, wanted.events)
         with self._transaction() as database:
             self._refuse_if_suspended()
+            if (run, dataset, round) in ((o.run, o.dataset, o.round) for o in self._book.lost):
+                raise LedgerError(
+                    f"round {round} of run {run} was spent before this ledger was restored; it "
+                    "is not trained again"
+                )
             found = self._book.find(run, dataset, round)
             if isinstance(found, Spent):
                 return Spend.of(found)

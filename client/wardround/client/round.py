@@ -132,9 +132,7 @@ class RoundHandler:
         signed = decode(SignedRunSpec, ask.part("spec"))
         if signed.spec.run != ask.run or Path(ask.run).name != ask.run:
             raise Refused("run", "the run spec is of another run than the request, or misnamed")
-        if self.site.witness.position().mirrored < self.site.witness.position().size:
-            self.site.sync()
-        self.site.check_ledger()
+        self.site.catch_up()
         plan, contributions = self._admitted(signed)
         self.site.check_budget(plan, contributions.dataset)
         with session(self.site.engine) as database:
@@ -221,6 +219,7 @@ class RoundHandler:
 
     def _task(self, run: _Run, ask: Ask, vector: Vector) -> tuple[Answer, bytes]:
         task = decode(Task, ask.part("task"))
+        self.site.catch_up()
         self.site.witness.require_receipts()
         self._confirm(run, ask)
         digest = bytes.fromhex(model_digest(vector))

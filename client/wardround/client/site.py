@@ -101,6 +101,16 @@ class Site:
                 break  # nothing new, and the newest cosignature has been handed in
         self.check_ledger()
 
+    def catch_up(self) -> None:
+        """Hold all of the log that this site has witnessed, and compare the ledger with it.
+
+        Before anything is spent: the database may have been restored since the run began.
+        """
+        where = self.witness.position()
+        if where.mirrored < where.size:
+            self.sync()
+        self.check_ledger()
+
     def check_ledger(self) -> None:
         """Suspend the ledger when the log has seen more of it than this database holds."""
         self.federation()
