@@ -133,7 +133,7 @@ def test_the_model_is_the_one_that_plain_mode_makes_of_the_same_updates(
         assert (replica.vector == plain.model).all()  # bit for bit
 
 
-def test_sites_whose_updates_16_bits_would_round_to_zero_refuse_before_they_spend(
+def test_sites_whose_updates_16_bits_would_round_to_zero_refuse_and_pay_for_saying_so(
     federation: LocalFederation,
 ) -> None:
     plan = narrow(make_plan())
@@ -144,7 +144,10 @@ def test_sites_whose_updates_16_bits_would_round_to_zero_refuse_before_they_spen
     assert "max_weight near the patients of the largest site" in outcome.note
     rules = [event.rule for event in events(federation, Refusal) if isinstance(event, Refusal)]
     assert set(rules) == {"precision"}
-    assert spends(federation) == []
+    # A refusal follows from the update, so each is one release of it, and no more is spent.
+    assert sorted(spends(federation)) == sorted((site, 1) for site in SITES)
+    federation.run("findings")
+    assert len(spends(federation)) == 2 * len(SITES)
 
 
 def test_a_site_that_demands_group_mode_approves_no_other_plan_and_runs_none(

@@ -39,7 +39,8 @@ class Contributions:
 
         `vector` [D] is the model of `task`. The update is on disk before the ledger commits, and
         the ledger commits before the update can leave; a crash in between is made good by the
-        next attempt. Raises Refused when the round cannot be paid for.
+        next attempt. Raises Refused when the round cannot be paid for, or its update would not be
+        heard in the sum.
         """
         digest, trains = task.model.hex(), task.round < exchange_rounds(self.plan)
         if self.plan.privacy.shared_noise and task.clip is not None:
@@ -55,6 +56,8 @@ class Contributions:
             save_update(self.home.scratch, self.spec.run, task.round, kept)
         if held is not None:
             self._commit(held, task)
+            if task.round == 1:
+                self._check_precision(kept.values, kept.weight)
         return Contribution(kept.values, kept.weight, kept.counters)
 
     def _train(self, vector: Vector, digest: str, round_: int, trains: bool) -> TrainedUpdate:
@@ -64,15 +67,15 @@ class Contributions:
             return TrainedUpdate(digest, np.zeros_like(vector), 0, counts)
         logger.info("round %s: training", round_)
         values, weight = self.trainer.train(vector)
-        if round_ == 1:
-            self._check_precision(values, weight)
         return TrainedUpdate(digest, values, weight, counts)
 
     def _check_precision(self, values: Vector, weight: int) -> None:
-        """Raise Refused, before anything is paid, when 16 bits would make zeros of an update.
+        """Raise Refused, once the round is paid, when 16 bits would make zeros of its update.
 
         The first sum knows no bound but the plan's, and each later bound follows from the sum
-        before: such a study would spend its whole budget and learn nothing.
+        before: such a study would spend its whole budget and learn nothing. The refusal tells how
+        large the update is, so it is a release like the update: unpaid, a coordinator could have
+        the round trained anew, and refused, as often as it likes.
         """
         largest = float(np.abs(values).max(initial=0.0))
         share = self.spec.largest_value * weight / self.spec.max_weight
