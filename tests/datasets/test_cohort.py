@@ -1,6 +1,7 @@
 """Cohorts: no patient in two parts, no name in a manifest, no changed file read, one budget."""
 
 import json
+import shutil
 import stat
 from collections import defaultdict
 from pathlib import Path
@@ -191,6 +192,24 @@ def test_replacing_keeps_the_budget(tmp_path: Path) -> None:
     two = add(source, tmp_path, "d", IMAGES, key=KEY, replace=True)
     assert one.pseudonym == two.pseudonym
     assert one.digest() != two.digest()
+
+
+def test_patients_keep_their_budget_when_their_data_set_is_replaced(tmp_path: Path) -> None:
+    first = phantom.images(tmp_path / "a", seed=1, patients=9)
+    other = phantom.images(tmp_path / "b", seed=2, patients=9)
+    mixed = tmp_path / "mixed"
+    shutil.copytree(other, mixed)
+    shutil.copytree(first, mixed, dirs_exist_ok=True)
+    one = add(first, tmp_path, "one", IMAGES, key=KEY)
+    add(mixed, tmp_path, "two", IMAGES, key=KEY)
+    # Without the patients of `one` too, those of `two` have spent what they have spent.
+    alone = add(other, tmp_path, "two", IMAGES, key=KEY, replace=True)
+    assert alone.pseudonym == one.pseudonym
+    # Nor does a data set leave its patients' past behind when others take its place.
+    third = phantom.images(tmp_path / "c", seed=3, patients=9)
+    for name in ("one", "two"):
+        add(third, tmp_path, name, IMAGES, key=KEY, replace=True)
+    assert add(first, tmp_path, "new", IMAGES, key=KEY).pseudonym == one.pseudonym
 
 
 def test_a_tiny_site_with_one_class_can_take_part_and_is_told(tmp_path: Path) -> None:

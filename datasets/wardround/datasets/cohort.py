@@ -5,7 +5,8 @@
         pixels = cohort.read(sample)          # float32 [1, height, width]
 
 In the site's home, `datasets/<name>/` holds `manifest.jsonl` (hashes and pseudonyms),
-`files.jsonl` (where the files are: mode 0600, never leaves), for a table its schema and scaling,
+`files.jsonl` (where the files are: mode 0600, never leaves), once it was replaced `former.json`
+(on which budget its former patients count), for a table its schema and scaling,
 for images the report of the de-identifier that wrote them, if one did, and `scan.jsonl`, from which
 an interrupted scan goes on. The files stay where they are; each is compared with its hash whenever
 it is read.
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.datasets import cohort_image, nifti
+from wardround.datasets.budget_name import FORMER, budget_name, former
 from wardround.datasets.check import Prepared, prepare
 from wardround.datasets.check_findings import Finding, counts
 from wardround.datasets.cohort_options import Options
@@ -35,7 +37,7 @@ from wardround.datasets.deidentified import (
     report_digest,
 )
 from wardround.datasets.errors import CohortInvalid, DataError, FileRefused
-from wardround.datasets.manifest import Entry, Manifest, Part, load_manifest, pseudonym
+from wardround.datasets.manifest import Entry, Manifest, Part, load_manifest
 from wardround.datasets.scan import Paths, Progress
 from wardround.datasets.tabular import Row, open_table, read_table
 from wardround.datasets.tabular_features import Scaler
@@ -233,7 +235,8 @@ def add(
     """Look at `source`, write a manifest into the site's `home`, and return the cohort.
 
     `kind` is one of `manifest.KINDS`, `key` the site's 32-byte pseudonym key. Data sets that share
-    a patient share a pseudonym, and so one privacy budget, whatever they are called. Raises
+    a patient share a pseudonym, and so one privacy budget, whatever they are called, and keep it
+    when they are replaced. Raises
     DataError when nothing can be used, the name is taken (and `replace` is not set), or patients
     are already counted under two budgets.
     """
@@ -247,13 +250,16 @@ def add(
     )
     report, prepared = _deidentified(source, home, prepared)
     digest = report_digest(report) if report else ""
-    budget = _budget_name(home, name, prepared, key)
+    manifests = [home / "datasets" / other / MANIFEST for other in names(home)]
+    budget = budget_name(name, prepared.entries, manifests, key=key)
     cohort = _cohort(name, budget, source, options, prepared, digest)
     if cohort.schema is not None and cohort.scaler is not None:
         _write(folder / SCHEMA, prepared.schema.encode())
         _write(folder / SCALING, cohort.scaler.to_bytes())
     if report:
         _write(folder / RECORD, canonical.dumps(report))
+    if (folder / MANIFEST).exists():
+        _write(folder / FORMER, former(folder / MANIFEST))
     _write(folder / FILES, _files(source, prepared))
     _write(folder / MANIFEST, cohort.manifest.to_bytes())  # last: with it the data set exists
     return cohort
@@ -331,25 +337,6 @@ def _cohort(
 def names(home: Path) -> tuple[str, ...]:
     """Return the names of the data sets of the site at `home`."""
     return tuple(sorted(path.parent.name for path in (home / "datasets").glob(f"*/{MANIFEST}")))
-
-
-def _budget_name(home: Path, name: str, prepared: Prepared, key: bytes) -> str:
-    """Return the pseudonym: that of any other data set with the same patients or pictures."""
-    here = {entry.patient for entry in prepared.entries}
-    here |= {entry.pixels for entry in prepared.entries}
-    shared: dict[str, str] = {}
-    for other in names(home):
-        if other == name:
-            continue
-        manifest = load_manifest(home / "datasets" / other / MANIFEST)
-        if any(entry.patient in here or entry.pixels in here for entry in manifest.entries):
-            shared[manifest.pseudonym] = other
-    if len(shared) > 1:
-        raise DataError(
-            f"patients of this data set are in {' and '.join(sorted(shared.values()))}, whose "
-            "privacy budgets are counted apart; leave the patients of one of them out"
-        )
-    return next(iter(shared), pseudonym(key, "data set", name))
 
 
 def _files(source: Path, prepared: Prepared) -> bytes:
