@@ -11,7 +11,7 @@ from deploy.local import DirectLink, LocalFederation
 from tests.commands import WIDTH, Terminal
 from tests.system.conftest import CLASSES, PATIENTS, SITES, make_plan
 
-from wardround.client import cli, config, site
+from wardround.client import cli, config, service, site
 from wardround.datasets import phantom
 from wardround.privacy.events import Approval, Refusal
 from wardround.privacy.joining import JoinToken
@@ -191,6 +191,16 @@ def test_a_coordinator_that_is_away_is_named(
         assert state["enrolled"] == "yes"
     finally:
         pinned.write_bytes(before)
+
+
+def test_a_site_that_is_at_work_is_not_started_again(
+    command: Terminal, federation: LocalFederation
+) -> None:
+    north = config.load(folder(federation, "north"))
+    with service._alone(north):
+        typed = command("start", "--home", north.folder)
+    assert typed.is_one_line_error(), typed
+    assert "at work already" in typed.error
 
 
 @pytest.mark.parametrize(

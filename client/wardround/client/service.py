@@ -1,10 +1,13 @@
 """`wardround-site start`: the supervised SuperNode and the runner of the locally installed app."""
 
+import fcntl
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from wardround.client.config import Home
-from wardround.client.errors import ClientError
+from wardround.client.errors import ClientError, SiteStateError
 from wardround.client.round import RoundHandler
 from wardround.client.runner import RunnerConfig, SiteRunner
 from wardround.client.site import Site
@@ -17,7 +20,31 @@ logger = logging.getLogger(__name__)
 
 
 def serve(home: Home) -> None:
-    """Run the site until SIGINT or SIGTERM; the SuperNode is started again whenever it ends."""
+    """Run the site until SIGINT or SIGTERM; the SuperNode is started again whenever it ends.
+
+    Raises SiteStateError while another process serves the same site.
+    """
+    with _alone(home):
+        _serve(home)
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """Hold the site's lock, which ends with the process.
+
+    Two at work could be given one round each to train: two updates would leave for one spend.
+    """
+    with (home.folder / "start.lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SiteStateError(
+                "this site is at work already, in another process; stop that one first"
+            ) from None
+        yield
+
+
+def _serve(home: Home) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     secret = new_secret()
