@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner, Result
 
+from wardround.client import database as database_module
 from wardround.client import ledger_cli, plan_cli
 from wardround.client.database import open_database
 from wardround.client.errors import LedgerError, LedgerRolledBack, SiteStateError
@@ -131,8 +134,9 @@ def price(rounds: int) -> str:
 def test_the_account_is_shown_within_80_columns(home: Path) -> None:
     shown = run(ledger_cli.app, "--home", home).output
     assert max(map(len, shown.splitlines())) <= 80
-    for part in ("opening", "closing", price(4), "budget", "left", "study nodules", "of 2"):
+    for part in ("opening", "closing", price(4), "budget", "left", "study nodules"):
         assert part in shown
+    assert f"-> {Decimal(price(2)):.4f} of 2 at delta 0.00001" in shown
     assert "run run-cut, round 7) counts as spent until decided" in shown
     assert "Outside the accountant" in shown
     assert "held-out evaluation" in shown
@@ -148,7 +152,8 @@ def test_the_account_for_machines(home: Path) -> None:
         ("covid", 2, 10),
     ]
     assert [part["closing"] for part in account["studies"]] == [price(2), price(2)]
-    assert account["claim"]["neighbouring_relation"] == "add-remove"
+    for claim in (account["claim"], *(part["claim"] for part in account["studies"])):
+        assert (claim["neighbouring_relation"], claim["delta"]) == ("add-remove", "0.00001")
     assert said["outside_the_accountant"]
     assert said["suspended_at"] is None
 
@@ -209,6 +214,61 @@ def test_no_site_is_no_traceback(tmp_path: Path) -> None:
     result = run(ledger_cli.app, "--home", tmp_path / "nowhere", fails=SiteStateError)
     assert "wardround-site init" in str(result.exception)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_site_without_a_ledger_is_told_how_it_comes_to_one(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").touch()
+    result = run(ledger_cli.app, "--home", tmp_path, fails=SiteStateError)
+    assert "join TOKEN" in str(result.exception)
+    (tmp_path / "coordinator.json").touch()  # it has joined: once there was one
+    result = run(ledger_cli.app, "--home", tmp_path, fails=SiteStateError)
+    assert "bring back its newest copy" in str(result.exception)
+    assert not (tmp_path / "site.sqlite3").exists()
+
+
+def test_a_delta_that_gives_a_patient_away_is_pointed_out(home: Path) -> None:
+    patients = len({s.patient for s in Cohort.load(home, "mri").samples("train")})
+    for delta, warned in (("1e-5", False), ("0.06", True)):
+        set_to = ("mri", "--epsilon", "1", "--delta", delta, "--home", home)
+        shown = " ".join(run(ledger_cli.app, "budget", "set", *set_to).output.split())
+        assert (f"not below 1 / {patients} patients" in shown) == warned
+
+
+def test_shared_noise_has_two_closings(home: Path) -> None:
+    event = PrivacyEvent.gaussian(3, 0.5, 1, unit="patient", relation="add-remove", honest=4)
+    engine = open_database(home / "site.sqlite3")
+    ledger = Ledger(engine)
+    mri = Cohort.load(home, "mri").pseudonym
+    ledger.set_budget(mri, Decimal(3), DELTA, audience="aggregate")
+    held = ledger.reserve(run="r", study="s", dataset=mri, round=1, events=(event,))
+    ledger.commit(held.id, (event,))
+    engine.dispose()
+    for_all, for_the_sum = (epsilon([event], DELTA, audience=a) for a in ("everyone", "aggregate"))
+    shown = run(ledger_cli.app, "--home", home, "--dataset", "mri").output
+    assert "against who sees only the sum" in shown
+    assert f"noise was shared: {for_all.value:.4f} against everyone" in shown
+    said = json.loads(run(ledger_cli.app, "--home", home, "--json").output)
+    first, second = said["datasets"]
+    assert first["claim_otherwise"] is None
+    assert (second["closing"], second["claim_otherwise"]["epsilon"]) == (
+        for_the_sum.text,
+        for_all.text,
+    )
+
+
+def test_a_damaged_or_busy_database_is_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / "site.sqlite3"
+    monkeypatch.setattr(database_module, "WAIT_SECONDS", 0.1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        result = run(ledger_cli.app, "--home", home, fails=SiteStateError)
+        assert "try again when it has ended" in str(result.exception)
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + bytes(len(data) - 4096))
+    result = run(ledger_cli.app, "--home", home, fails=SiteStateError)
+    assert "is it this site's database, whole?" in str(result.exception)
 
 
 def test_a_folder_named_in_the_wrong_place_is_not_passed_over(home: Path) -> None:

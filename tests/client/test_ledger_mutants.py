@@ -10,11 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import DatabaseError
 
 from wardround.client import ledger as ledger_module
 from wardround.client.database import open_database
-from wardround.client.errors import BudgetExceeded, LedgerRolledBack
+from wardround.client.errors import BudgetExceeded, LedgerRolledBack, SiteStateError
 from wardround.client.ledger import Ledger
 from wardround.client.spend import Reservation
 from wardround.privacy.accounting import PrivacyEvent, epsilon
@@ -78,7 +77,7 @@ def test_mutant_that_does_not_look_again_inside_the_lock(
     stale = Ledger(open_database(database))
     monkeypatch.setattr(stale, "_load", lambda _database: None)
     reserve(ledger, 1, "first")
-    with pytest.raises(DatabaseError, match="append-only"):
+    with pytest.raises(SiteStateError, match="append-only"):
         reserve(stale, 1, "second")
     assert len(ledger.book().open) == 1
 

@@ -1,6 +1,7 @@
 """The site's own database: one SQLite file that holds ledger, approvals, marks and the log copy."""
 
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from wardround.client.errors import SiteStateError
 
 SCHEMA_VERSION = 1
+WAIT_SECONDS = 120
+"""How long a transaction waits for another one, before it gives up."""
 
 
 class Base(DeclarativeBase):
@@ -30,7 +33,7 @@ def open_database(path: Path) -> Engine:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise SiteStateError(f"{path.name} can be read by others; run: chmod 600 on it")
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 120})
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": WAIT_SECONDS})
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: object) -> None:
@@ -49,9 +52,7 @@ def open_database(path: Path) -> Engine:
         _prepare(engine, path.name)
     except DatabaseError as error:
         engine.dispose()
-        raise SiteStateError(
-            f"{path.name} cannot be used: {error.orig}; is it this site's database, whole?"
-        ) from None
+        raise _unusable(path.name, error) from None
     return engine
 
 
@@ -70,6 +71,19 @@ def _prepare(engine: Engine, name: str) -> None:
 
 @contextmanager
 def session(engine: Engine) -> Iterator[Session]:
-    """One transaction: committed when the block ends, rolled back when it raises."""
-    with Session(engine) as database, database.begin():
-        yield database
+    """One transaction: committed when the block ends, rolled back when it raises.
+
+    Raises SiteStateError when the database is damaged, locked or cannot be written.
+    """
+    try:
+        with Session(engine) as database, database.begin():
+            yield database
+    except DatabaseError as error:
+        raise _unusable(Path(engine.url.database or "").name, error) from None
+
+
+def _unusable(name: str, error: DatabaseError) -> SiteStateError:
+    advice = "is it this site's database, whole?"
+    if getattr(error.orig, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY:
+        advice = "another command or program is writing; try again when it has ended"
+    return SiteStateError(f"{name} cannot be used: {error.orig}; {advice}")

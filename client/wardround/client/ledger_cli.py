@@ -19,7 +19,7 @@ from rich.table import Table
 from wardround.client.database import open_database
 from wardround.client.errors import LedgerError, SiteStateError
 from wardround.client.ledger import Ledger
-from wardround.client.ledger_names import names, pseudonym
+from wardround.client.ledger_names import names, patients, pseudonym
 from wardround.client.ledger_plot import bar, picture, sparkline
 from wardround.client.ledger_statement import OUTSIDE, Statement, statements
 from wardround.privacy.errors import PlanInvalid
@@ -37,6 +37,7 @@ HomeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this data set.")]
 DEFAULT_HOME = Path("site")
+_AGAINST = {"everyone": "everyone", "aggregate": "who sees only the sum"}
 
 
 @app.callback()
@@ -129,6 +130,12 @@ def budget_set(
     )
     whose = f"study {study} on {dataset}" if study else dataset
     out.print(f"Budget of {whose}: epsilon {entry.epsilon} at delta {entry.delta}")
+    count = patients(home, entry.dataset)
+    if Decimal(entry.delta) * count >= 1:
+        out.print(
+            f"This delta is not below 1 / {count} patients: within it, all of one patient's data "
+            "could be given away. Take a delta well under it."
+        )
 
 
 @app.command()
@@ -179,7 +186,7 @@ def accept_restore(
 def show(statement: Statement, name: str) -> None:
     """Print the account of one data set, which the site calls `name`, within 80 columns."""
     account, budget = statement.account, statement.account.budget
-    against = "everyone" if budget.audience == "everyone" else "who sees only the sum"
+    against = _AGAINST[budget.audience]
     out.print(
         f"[bold]{name or statement.dataset}[/]" + f" ({statement.dataset})" * bool(name) + "\n"
         f"epsilon at delta {budget.delta}, against {against}"
@@ -208,9 +215,12 @@ def show(statement: Statement, name: str) -> None:
         limit = f" of {part.budget.epsilon}" if part.budget else ""
         out.print(
             f"  study {part.study}: {part.opening.value:.4f} -> {part.closing.value:.4f}{limit}"
+            f" at delta {part.closing.delta}"
         )
     for id, run, round in statement.open_reservations:
         out.print(f"  open: {id} (run {run}, round {round}) counts as spent until decided")
+    if (other := statement.otherwise) is not None:
+        out.print(f"  noise was shared: {other.value:.4f} against {_AGAINST[other.audience]}")
     if statement.lost:
         out.print(f"  {statement.lost} spends were restored from the log")
     claim = statement.closing
@@ -238,13 +248,20 @@ def known(home: Path, ledger: Ledger, dataset: str) -> str:
 
 
 def open_ledger(home: Path) -> Ledger:
-    """Open the ledger in the site's folder; SiteStateError where there is no site."""
+    """Open the ledger in the site's folder; SiteStateError where there is none."""
     path = home / "site.sqlite3"
-    if not path.is_file():
+    if path.is_file():
+        return Ledger(open_database(path))
+    if not (home / "site.toml").is_file():
         raise SiteStateError(
             f"there is no site in {home}; give its folder with --home, or: wardround-site init"
         )
-    return Ledger(open_database(path))
+    if not (home / "coordinator.json").is_file():
+        raise SiteStateError("the ledger begins when the site joins: wardround-site join TOKEN")
+    raise SiteStateError(
+        f"{path} is gone, and with it the ledger; bring back its newest copy. Without one, "
+        "wardround-site status makes a new one, and takes from the log what was spent"
+    )
 
 
 def read_plan(path: Path) -> StudyPlan:

@@ -51,6 +51,19 @@ def pseudonym(home: Path, given: str, budgeted: frozenset[str]) -> str:
     )
 
 
+def patients(home: Path, dataset: str) -> int:
+    """How many patients the data sets of this pseudonym train on; 0 where there is none here."""
+    return len(
+        {
+            entry.patient
+            for manifest in manifests(home).values()
+            if manifest.pseudonym == dataset
+            for entry in manifest.entries
+            if entry.split == "train"
+        }
+    )
+
+
 def units(home: Path, dataset: str | None, unit: str) -> int:
     """How many patients or images the data set trains on; the site's only one where not named.
 

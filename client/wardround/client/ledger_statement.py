@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
-from wardround.privacy.accounting import Epsilon, PrivacyEvent
+from wardround.privacy.accounting import Audience, Epsilon, PrivacyEvent
 from wardround.privacy.budget import Account, Book, BudgetSet, Spent, price
 from wardround.privacy.canonical import Json
 
@@ -46,11 +46,16 @@ class StudyPart:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """The account of one data set over a period. Epsilons do not add up; each is a bound of all."""
+    """The account of one data set over a period. Epsilons do not add up; each is a bound of all.
+
+    `otherwise` is the closing against the audience that the budget is not kept against, where
+    noise was shared and the two differ.
+    """
 
     account: Account
     opening: Epsilon
     closing: Epsilon
+    otherwise: Epsilon | None
     lines: tuple[SpendLine, ...]
     studies: tuple[StudyPart, ...]
     open_reservations: tuple[tuple[str, str, int], ...]  # id, run, round
@@ -73,6 +78,7 @@ class Statement:
             "held_for_open_rounds": self.account.held.text,
             "left": f"{self.account.left:f}",
             "claim": self.closing.to_json(),
+            "claim_otherwise": self.otherwise.to_json() if self.otherwise else None,
             "spends": [
                 {
                     "from_ms": line.first_ms,
@@ -92,6 +98,7 @@ class Statement:
                     "study": part.study,
                     "opening": part.opening.text,
                     "closing": part.closing.text,
+                    "claim": part.closing.to_json(),
                     "budget": part.budget.to_json() if part.budget else None,
                 }
                 for part in self.studies
@@ -127,13 +134,16 @@ def _statement(book: Book, dataset: str, since_ms: int, until_ms: int) -> Statem
         + [study for name, study in book.budgets if name == dataset and study]
     )
 
-    def priced(chosen: Iterable[Spent], study: str = "", *, kept: BudgetSet = budget) -> Epsilon:
+    def events_of(chosen: Iterable[Spent], study: str = "") -> tuple[PrivacyEvent, ...]:
         events: list[PrivacyEvent] = []
         for one in lost:  # they carry no time of this ledger: they count from the beginning
             events.extend(one.events if study in ("", one.study) else ())
         for spent in chosen:
             events.extend(spent.committed.events if study in ("", spent.reserved.study) else ())
-        return price(tuple(events), kept)
+        return tuple(events)
+
+    def priced(chosen: Iterable[Spent], study: str = "", *, kept: BudgetSet = budget) -> Epsilon:
+        return price(events_of(chosen, study), kept)
 
     before = [spent for spent in spends if spent.at_ms < since_ms]
     parts = []
@@ -147,11 +157,14 @@ def _statement(book: Book, dataset: str, since_ms: int, until_ms: int) -> Statem
                 budget=book.budgets.get((dataset, study)),
             )
         )
-    opening = priced(before)
+    done = events_of(spends)
+    other: Audience = "aggregate" if budget.audience == "everyone" else "everyone"
+    shared = any(event.honest > 1 for event in done)
     return Statement(
         account=book.accounts(dataset, "")[0],
-        opening=opening,
-        closing=priced(spends),
+        opening=priced(before),
+        closing=price(done, budget),
+        otherwise=price(done, budget, other) if shared else None,
         lines=tuple(_lines(period)),
         studies=tuple(parts),
         open_reservations=tuple(
