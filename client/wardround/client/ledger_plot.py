@@ -68,7 +68,7 @@ def picture(statements: Sequence[Statement], path: Path, names: Mapping[str, str
         axes.set_ylim(0, limit * 1.1 or 1)
         axes.set_ylabel(f"epsilon at delta {statement.account.budget.delta}")
         axes.set_title(names.get(statement.dataset, statement.dataset), loc="left")
-        axes.legend(loc="lower right", frameon=False)
+        axes.legend(loc="best", frameon=False)
         axes.tick_params(axis="x", labelrotation=20)
     try:
         figure.savefig(path, format="png", dpi=120)
