@@ -37,6 +37,7 @@ from wardround.privacy.secagg import (
     vector_digest,
 )
 from wardround.privacy.secagg.checks import box_digest
+from wardround.privacy.secagg.dealing import derived_share
 from wardround.privacy.secagg.messages import signed
 from wardround.privacy.secagg.quantization import Quantizer
 
@@ -465,6 +466,20 @@ def test_box_made_badly_by_its_sender_costs_one_share_only() -> None:
     check(federation.aggregator.result(), given, federation.spec.spec)
 
 
+def test_dealer_whose_polynomial_misses_a_computed_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder that computes its share can be dealt a bad one too; it is routed around."""
+
+    def missing(root: bytes, context: bytes, dealer: str, holder: str, *rest: Any) -> bytes:
+        share = derived_share(root, context, dealer, holder, *rest)
+        return bytes(len(share)) if (dealer, holder) == (PEER, "site-02") else share
+
+    federation = ready(5)
+    task = federation.start()
+    monkeypatch.setattr("wardround.privacy.secagg.dealing.derived_share", missing)  # deals only
+    given = federation.run(task)
+    check(federation.aggregator.result(), given, federation.spec.spec)
+
+
 def test_too_many_bad_shares_abort_with_a_typed_error() -> None:
     federation = uploaded(5)
     federation.aggregator.survivors()
@@ -533,6 +548,45 @@ def test_differencing_by_a_second_attempt_with_another_survivor_set() -> None:
     federation.sign(federation.names[3:4])
     with pytest.raises(TooFewSites):
         federation.aggregator.quorum()
+
+
+@pytest.mark.parametrize("first", [None, 0.5])
+def test_differencing_by_a_second_bound_for_the_same_updates(first: float | None) -> None:
+    """The same sites, model and updates, but a tighter or wider clip: as that moves, each opened
+    sum changes only by the coordinates that it cuts, so enough of them list every site's."""
+    federation = ready(5)
+    task = federation.start(clip=first)
+    for site in federation.names:
+        federation.upload(task, site)
+    federation.aggregator.survivors()
+    federation.sign()
+    federation.release(federation.names[:3])
+    federation.restart(VICTIM)
+    for attempt, bound in enumerate((0.25, 1.0), start=2):
+        again = federation.start(1, attempt, clip=bound)
+        for site in federation.names[:3]:
+            with pytest.raises(TaskRejected, match="under another bound"):
+                federation.sites[site].check_task(again, MODEL)
+        federation.sites["site-04"].check_task(again, MODEL)  # it released nothing
+    same = federation.start(1, 4, clip=first)
+    federation.sites[VICTIM].check_task(same, MODEL)
+
+
+def test_differencing_by_a_bound_from_another_sum() -> None:
+    """In group mode a task names the sum its bound comes from; here the coordinator names two."""
+    federation = ready(3, ring_bits=16, group_mode=True)
+    federation.run(federation.start(1))
+    for site in federation.names:
+        federation.sites[site].accept_aggregate(*federation.opened())
+    model = bytes(32)
+    task = federation.start(2, model=model)
+    assert task.prior is not None
+    federation.run(task)
+    for attempt, changed in ((2, {"prior": None}), (3, {"prior": None, "clip": 0.5})):
+        again = signed(replace(task, attempt=attempt, **changed), COORDINATOR)
+        with pytest.raises(TaskRejected, match="under another bound"):
+            federation.sites[VICTIM].check_task(again, model)
+    federation.sites[VICTIM].check_task(signed(replace(task, attempt=4), COORDINATOR), model)
 
 
 def test_differencing_across_rounds_that_keep_the_model() -> None:

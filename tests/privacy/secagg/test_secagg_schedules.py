@@ -12,7 +12,7 @@ A rule that is broken on purpose has to be found, each within the examples given
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import Phase, settings
@@ -46,6 +46,7 @@ from wardround.privacy.secagg.collection import Collection
 from wardround.privacy.secagg.messages import signed
 
 SITES, THRESHOLD = 4, 3
+Sum: TypeAlias = tuple[tuple[str, ...], float | None]  # over whom, and the bound of the updates
 
 
 @dataclass
@@ -62,8 +63,9 @@ class Oracle:
         """A site masks one vector for each (round, attempt), in increasing order."""
         assert (task.round, task.attempt) > self.attempts.get(site, (0, 0)), "attempt used twice"
         self.attempts[site] = (task.round, task.attempt)
-        for opened in self._opened_by(site, task.model):
+        for opened, bound in self._opened_by(site, task.model):
             assert set(opened) <= set(task.participants), "differencing by participants"
+            assert bound == task.clip, "differencing by bounds"
 
     def signs(self, site: str, chosen: SurvivorSet) -> None:
         """A site signs one survivor set a context, which holds it, and one a released model."""
@@ -71,7 +73,7 @@ class Oracle:
         assert self.signed.setdefault((site, context), name) == name, "signed two survivor sets"
         assert site in chosen.sites, "signed a set without itself"
         assert len(chosen.sites) >= THRESHOLD, "signed too small a set"
-        for opened in self._opened_by(site, self.tasks[context].model):
+        for opened, _ in self._opened_by(site, self.tasks[context].model):
             assert opened == chosen.sites, "differencing by survivors"
 
     def releases(self, site: str, shares: Shares, quorum: Quorum) -> None:
@@ -92,19 +94,20 @@ class Oracle:
         self._one_set_opens()
 
     def _one_set_opens(self) -> None:
-        """For a context, and for a model: at most one set can ever gather t sites' shares."""
-        who: dict[tuple[bytes, tuple[str, ...]], set[str]] = defaultdict(set)
+        """For a model: at most one set, under one bound, can ever gather t sites' shares."""
+        who: dict[tuple[bytes, Sum], set[str]] = defaultdict(set)
         for site, all_shares in self.released.items():
             for shares in all_shares:
-                model = self.tasks[shares.context].model
-                who[model, self.sets[shares.survivors].sites].add(site)
+                task = self.tasks[shares.context]
+                who[task.model, (self.sets[shares.survivors].sites, task.clip)].add(site)
         models = [model for (model, _), sites in who.items() if len(sites) >= THRESHOLD]
-        assert len(models) == len(set(models)), "two sets opened for one model"
+        assert len(models) == len(set(models)), "two sums opened for one model"
 
-    def _opened_by(self, site: str, model: bytes) -> Iterable[tuple[str, ...]]:
+    def _opened_by(self, site: str, model: bytes) -> Iterable[Sum]:
         for shares in self.released[site]:
-            if self.tasks[shares.context].model == model:
-                yield self.sets[shares.survivors].sites
+            task = self.tasks[shares.context]
+            if task.model == model:
+                yield self.sets[shares.survivors].sites, task.clip
 
 
 everyone = set(range(SITES))
@@ -129,9 +132,16 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(new=st.sampled_from(["attempt", "round", "model"]), without=maybe_one,
           restarted=st.booleans(), stage=st.sampled_from([2, 2, 1, 0]), to=most_sites,
-          last=some_sites)  # fmt: skip
+          last=some_sites, clip=st.sampled_from([None, None, None, 0.5]))  # fmt: skip
     def attempt(
-        self, new: str, without: int, restarted: bool, stage: int, to: set[int], last: set[int]
+        self,
+        new: str,
+        without: int,
+        restarted: bool,
+        stage: int,
+        to: set[int],
+        last: set[int],
+        clip: float | None,
     ) -> None:
         """An attempt without lies up to some stage; its last message reaches only some sites."""
         number, count = self.at
@@ -139,7 +149,7 @@ class Schedules(RuleBasedStateMachine):
         self.model += new == "model"
         if restarted:
             self.restart(everyone)
-        task = self._task(*self.at, everyone - {without})
+        task = self._task(*self.at, everyone - {without}, clip)
         self._tell(task, to if stage else last)
         ready_to_sign = sorted(self.uploads[task.context])
         if stage < 1 or len(ready_to_sign) < THRESHOLD:
@@ -225,12 +235,14 @@ class Schedules(RuleBasedStateMachine):
 
     # How it says it
 
-    def _task(self, number: int, attempt: int, participants: set[int]) -> Task:
+    def _task(
+        self, number: int, attempt: int, participants: set[int], clip: float | None = None
+    ) -> Task:
         book = self.federation.aggregator.key_book()
         names = tuple(self.federation.names[k] for k in sorted(participants))
         model = bytes([self.model]) * 32
-        task = Task(digest(self.federation.spec.spec), digest(book), number, attempt, names, model)
-        task = signed(task, COORDINATOR)
+        spec = digest(self.federation.spec.spec)
+        task = signed(Task(spec, digest(book), number, attempt, names, model, clip), COORDINATOR)
         self.oracle.tasks[task.context] = task
         return task
 
@@ -293,8 +305,8 @@ def test_the_machine_opens_sums() -> None:
     machine = Schedules()
     machine.agree_on_keys()
     for new in ("model", "attempt", "round", "model"):
-        machine.attempt(new, SITES, False, 2, everyone, everyone)
-    machine.attempt("model", 1, True, 2, everyone, everyone)
+        machine.attempt(new, SITES, False, 2, everyone, everyone, None)
+    machine.attempt("model", 1, True, 2, everyone, everyone, 0.5)
     assert machine.opened == 5
 
 
@@ -352,6 +364,16 @@ def takes_other_participants_for_a_released_model(monkeypatch: pytest.MonkeyPatc
     _with_state(monkeypatch, "check_task", lambda state: replace(state, releases=()))
 
 
+def takes_another_bound_for_a_released_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = release.check_repeat
+
+    def broken(releases: Any, task: Task, participants: int) -> None:
+        bound = {"clip": task.clip, "prior": task.prior}
+        original(tuple(replace(r, **bound) for r in releases), task, participants)
+
+    monkeypatch.setattr(release, "check_repeat", broken)
+
+
 def signs_another_set_for_a_released_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "check_difference", lambda *_: None)
 
@@ -382,6 +404,7 @@ def releases_both_kinds_of_share(monkeypatch: pytest.MonkeyPatch) -> None:
         (uses_an_attempt_twice, "attempt used twice"),
         (uses_an_attempt_twice_after_a_restart, "attempt used twice"),
         (takes_other_participants_for_a_released_model, "differencing by participants"),
+        (takes_another_bound_for_a_released_model, "differencing by bounds"),
         (signs_another_set_for_a_released_model, "differencing by survivors"),
         (forgets_releases_in_a_restart, "differencing by"),
         (releases_without_a_quorum, "released without a quorum"),

@@ -170,12 +170,7 @@ class Participant:
         self._clip(task)
         if task.model != model:
             raise TaskRejected("the task names another global model than the one received")
-        for released in state.releases:
-            if released.model == task.model and released.sites & ~self._mask(task.participants):
-                raise TaskRejected(
-                    "a sum over other sites was opened for this model; two such sums could be "
-                    "subtracted"
-                )
+        release.check_repeat(state.releases, task, self._mask(task.participants))
 
     def begin_round(
         self, task: Task, model: bytes, contribution: Contribution
@@ -273,7 +268,8 @@ class Participant:
         shares = signed(
             release.shares_to_release(self.site, current, current.survivors), self._signer
         )
-        released = Released(current.task.model, self._mask(current.survivors.sites))
+        task, sites = current.task, self._mask(current.survivors.sites)
+        released = Released(task.model, sites, task.clip, task.prior)
         releases = self._state.releases
         if released not in releases:
             releases = (*releases, released)

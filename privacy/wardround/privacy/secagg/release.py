@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from itertools import combinations
 
-from wardround.privacy.errors import KeysRejected, SurvivorsRejected
+from wardround.privacy.errors import KeysRejected, SurvivorsRejected, TaskRejected
 from wardround.privacy.identity import Roster
 from wardround.privacy.secagg import checks, keys
 from wardround.privacy.secagg.checks import others, sealed_holders
 from wardround.privacy.secagg.codec import digest
 from wardround.privacy.secagg.dealing import derived_share
-from wardround.privacy.secagg.messages import Shares, Survivors, SurvivorSet
+from wardround.privacy.secagg.messages import Shares, Survivors, SurvivorSet, Task
 from wardround.privacy.secagg.parameters import SECRET, RunSpec
 from wardround.privacy.secagg.state import Released, RoundState
+
+_OTHER_SITES = "a sum over other sites was opened for this model; two such sums could be subtracted"
 
 
 def check_survivors(
@@ -38,17 +40,29 @@ def check_survivors(
             raise SurvivorsRejected(f"a box is not the one {header.site} sent", header.site)
 
 
-def check_difference(releases: tuple[Released, ...], model: bytes, sites: int) -> None:
-    """Raise SurvivorsRejected when a sum over other sites was opened for the same model.
+def check_repeat(releases: tuple[Released, ...], task: Task, participants: int) -> None:
+    """Raise TaskRejected when a sum was opened for the task's model that it cannot repeat.
 
-    Two such sums, of updates that were sent again, would differ by single sites' updates.
+    Of updates that were sent again, two sums over different sites differ by single sites'
+    updates, and two under different bounds by what single coordinates have between the bounds.
     """
     for released in releases:
-        if released.model == model and released.sites != sites:
-            raise SurvivorsRejected(
-                "a sum over other sites was opened for this model; two such sums could be "
-                "subtracted"
+        if released.model != task.model:
+            continue
+        if released.sites & ~participants:
+            raise TaskRejected(_OTHER_SITES)
+        if (released.clip, released.prior) != (task.clip, task.prior):
+            raise TaskRejected(
+                "a sum was opened for this model under another bound; two such sums tell of "
+                "single updates"
             )
+
+
+def check_difference(releases: tuple[Released, ...], model: bytes, sites: int) -> None:
+    """Raise SurvivorsRejected when a sum over other sites was opened for the same model."""
+    for released in releases:
+        if released.model == model and released.sites != sites:
+            raise SurvivorsRejected(_OTHER_SITES)
 
 
 def hold_shares(

@@ -30,10 +30,15 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A model whose sum this site helped to open, and over whom (bit k: k-th participant)."""
+    """A sum this site helped to open: of updates to which model, over whom, under which bound.
+
+    Bit k of `sites` is the k-th participant; `clip` and `prior` are those of the task.
+    """
 
     model: Digest
     sites: int
+    clip: float | None
+    prior: Digest | None
 
 
 @dataclass(frozen=True, slots=True)
