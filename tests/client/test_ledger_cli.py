@@ -155,7 +155,7 @@ def test_the_account_for_machines(home: Path) -> None:
     for claim in (account["claim"], *(part["claim"] for part in account["studies"])):
         assert (claim["neighbouring_relation"], claim["delta"]) == ("add-remove", "0.00001")
     assert said["outside_the_accountant"]
-    assert said["suspended_at"] is None
+    assert said["suspended"] is None
 
 
 def test_a_period_opens_with_what_was_spent_before(home: Path) -> None:

@@ -217,3 +217,19 @@ def test_a_database_exchanged_under_a_running_process_is_noticed(hospital: Hospi
     shutil.copy2(hospital.folder / "old.sqlite3", hospital.folder / "live.sqlite3")
     with pytest.raises(LedgerError, match="exchanged while in use"):
         running.book()
+
+
+def test_an_own_line_that_the_database_forgot_suspends_a_ledger_that_lacks_nothing(
+    hospital: Hospital,
+) -> None:
+    hospital.train(1)
+    with pytest.raises(LedgerRolledBack, match="this site has cosigned 40 entries"):
+        hospital.ledger.check_position(hospital.seen, hospital.log, 40)
+    with pytest.raises(LedgerRolledBack, match="has cosigned 40"):
+        hospital.train(2)
+    hospital.start("live")  # a new process knows of it as well
+    hospital.ledger.accept_restore("a new disk")
+    hospital.ledger.check_position(hospital.seen, hospital.log, 40)
+    hospital.train(2)
+    with pytest.raises(LedgerRolledBack, match="has cosigned 41"):
+        hospital.ledger.check_position(hospital.seen, hospital.log, 41)

@@ -404,3 +404,31 @@ def test_heads_travel_as_canonical_json(witness: Witness, log: Log) -> None:
 
 def test_keys_do_not_show(witness: Witness) -> None:
     assert "Signer" not in repr(witness)
+
+
+def test_a_line_of_its_own_that_it_does_not_know_tells_a_site_that_it_is_an_old_copy(
+    tmp_path: Path, log: Log
+) -> None:
+    newer = make(tmp_path / "newer.db", log)
+    log.access(5)
+    line = newer.accept(log.head())
+    shown, size = log.note() + line, len(log.leaves)
+    older = make(tmp_path / "older.db", log, newer)
+    log.access(2)
+    older.accept(replace(log.head(), cosigned=shown))
+    assert older.position().forgotten == size
+    assert newer.position().forgotten == 0
+    newer.accept(replace(log.head(since=size, start=size), cosigned=shown))
+    assert newer.position().forgotten == 0  # it knows of that line
+
+
+def test_a_line_in_its_name_that_it_never_wrote_is_refused(tmp_path: Path, log: Log) -> None:
+    log.access(5)
+    other = make(tmp_path / "other.db", log)  # of the same name, with another key
+    forged = log.note() + other.accept(log.head())
+    site = make(tmp_path / "site.db", log)
+    for text, reason in ((forged, "is not by"), (log.note(), "no line of"), ("no note", "note")):
+        with pytest.raises(LogRefused, match=f"said to have cosigned does not show it.*{reason}"):
+            site.accept(replace(log.head(), cosigned=text))
+    assert site.position().forgotten == 0
+    site.accept(log.head())

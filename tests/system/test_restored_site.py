@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import ExitStack, closing
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from tests.system.test_reports_cli import type_in
 from tests.system.test_study_in_process import reasons, spends
 
 from wardround.client import cli as site_cli
+from wardround.client.errors import LedgerRolledBack
 from wardround.client.round import RoundHandler
 from wardround.client.site import Site
 from wardround.client.trainer import Trainer
 from wardround.privacy.conversation import Kind
+from wardround.privacy.events import Access
 
 
 def test_a_site_with_an_older_database_spends_nothing_until_its_operator_decides(
@@ -49,6 +52,31 @@ def test_a_site_with_an_older_database_spends_nothing_until_its_operator_decides
         assert closing_epsilon(federation) == spent
         assert federation.run("findings").status == "completed"
     assert len(spends(federation)) == 2 * len(paid)
+
+
+def test_an_older_database_is_noticed_by_what_the_site_cosigned_though_nothing_was_spent(
+    federation: LocalFederation,
+) -> None:
+    federation.approve(make_plan())
+    site = federation.sites["north"]
+    old = backup(site)
+    (dataset, study), budget = next(iter(site.ledger.book().budgets.items()))
+    site.ledger.set_budget(dataset, Decimal(0), Decimal(budget.delta), study=study)
+    federation.desk.log.append([Access("other", "GET", "other", "refused", 404, "", "")])
+    site.sync()
+
+    bring_back(old, site)  # and with it the budget of before
+    with Site.open(site.home, site.link) as restored:
+        federation.grid.replace("north", RoundHandler(restored.home, restored))
+        with pytest.raises(LedgerRolledBack, match="this site has cosigned"):
+            restored.sync()
+        assert federation.run("findings").status == "failed"
+        assert spends(federation) == []
+        arguments = ("ledger", "accept-restore", "--reason", "a broken disk")
+        accepted = type_in(site_cli.app, *arguments, "--home", str(site.home.folder))
+        assert "see that they are what you last set" in accepted.output
+        restored.sync()
+        assert federation.run("findings").status == "completed"
 
 
 class Restored:

@@ -232,11 +232,14 @@ class Ledger:
         with self._transaction():
             return self._last
 
-    def check_position(self, seen: int, statements: Iterable[PrivacySpend] = ()) -> None:
+    def check_position(
+        self, seen: int, statements: Iterable[PrivacySpend] = (), cosigned: int = 0
+    ) -> None:
         """Compare with what the audit log holds of this site; silent when all is well.
 
         `seen` is the highest ledger sequence number the log has from this site (0: none), and
-        `statements` this site's privacy spends in it, as many as are at hand. Raises
+        `statements` this site's privacy spends in it, as many as are at hand. `cosigned` is the
+        size of a checkpoint that this site cosigned and its database forgot (0: none). Raises
         LedgerRolledBack, and suspends the ledger, when the log is ahead or shows another past.
         """
         statements = tuple(statements)
@@ -252,9 +255,10 @@ class Ledger:
                 and lost_spend(one) not in self._book.lost
             )
             behind = seen > max(self._last.sequence, self._book.passed)
-            if not behind and not lost:
+            short = behind or bool(lost)
+            if not short and cosigned <= self._book.cosigned:
                 return
-            entry = Suspended(seen=seen, lost=lost)
+            entry = Suspended(seen=seen if short else 0, lost=lost, cosigned=cosigned)
             if self._book.suspended != entry:
                 self._append(database, entry)
         self._refuse_if_suspended()
@@ -270,23 +274,23 @@ class Ledger:
             suspended = self._book.suspended
             if suspended is None:
                 raise LedgerError("the ledger is in order; there is no restore to accept")
-            known = any(lost.sequence == suspended.seen for lost in suspended.lost)
+            known = not suspended.seen or any(
+                lost.sequence == suspended.seen for lost in suspended.lost
+            )
             if not (known or unknown):
                 raise LedgerError(
                     "what this ledger has lost is not known: let the site fetch its statements "
                     "from the audit log first (wardround-site start), or accept with "
                     "--unknown that what was spent meanwhile is not counted"
                 )
-            entry = Accepted(seen=suspended.seen, lost=suspended.lost, reason=reason)
+            entry = Accepted(suspended.seen, suspended.lost, reason, suspended.cosigned)
             self._append(database, entry, after=suspended.seen)
             return entry
 
     def _refuse_if_suspended(self) -> None:
         if (suspended := self._book.suspended) is not None:
             raise LedgerRolledBack(
-                f"the audit log has seen entry {suspended.seen} of this site's privacy ledger, "
-                f"and the ledger does not hold it ({len(suspended.lost)} signed spends are "
-                "missing): the database was restored from an older copy. "
+                f"{suspended.sentence}; the database was restored from an older copy. "
                 "Bring back the newer one, or decide with: wardround-site ledger accept-restore"
             )
 

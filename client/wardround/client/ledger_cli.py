@@ -77,14 +77,14 @@ def ledger(
                     for statement in found
                 ],
                 "outside_the_accountant": list(OUTSIDE),
-                "suspended_at": book.suspended.seen if book.suspended else None,
+                "suspended": book.suspended.to_json() if book.suspended else None,
             }
         )
         return
     if book.suspended:
         out.print(
-            f"[bold]Suspended:[/] the audit log has seen entry {book.suspended.seen}, which this "
-            "ledger lacks or has otherwise. See: wardround-site ledger accept-restore --help"
+            f"[bold]Suspended:[/] {book.suspended.sentence}. "
+            "See: wardround-site ledger accept-restore --help"
         )
     if not found:
         out.print(
@@ -177,10 +177,9 @@ def accept_restore(
     The spends this site has signed into the log, and the ledger lacks, count as spent from now on.
     """
     entry = open_ledger(home).accept_restore(reason, unknown=unknown)
-    out.print(
-        f"Accepted. {len(entry.lost)} spends from the log count again; "
-        f"the ledger goes on after entry {entry.seen}."
-    )
+    after = f"; the ledger goes on after entry {entry.seen}" if entry.seen else ""
+    out.print(f"Accepted. {len(entry.lost)} spends from the log count again{after}.")
+    out.print("Budgets are not in the log: see that they are what you last set.")
 
 
 def show(statement: Statement, name: str) -> None:

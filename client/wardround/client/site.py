@@ -114,7 +114,8 @@ class Site:
     def check_ledger(self) -> None:
         """Suspend the ledger when the log has seen more of it than this database holds."""
         self.federation()
-        self.ledger.check_position(self.witness.position().ledger_sequence, self._spends)
+        where = self.witness.position()
+        self.ledger.check_position(where.ledger_sequence, self._spends, where.forgotten)
 
     def federation(self) -> Federation:
         """Return sites, studies and runs as this site's copy of the log has them."""

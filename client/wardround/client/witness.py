@@ -18,6 +18,7 @@ from wardround.client.log_copy import LogCopy, statement_row
 from wardround.client.witness_tables import (
     TABLES,
     EntryRow,
+    ForgottenRow,
     RefusedRow,
     StatementRow,
     WitnessedRow,
@@ -38,6 +39,7 @@ from wardround.privacy.notes import (
     cosign,
     log_id,
     open_checkpoint,
+    verify_cosignature,
     witness_name,
 )
 from wardround.privacy.statements import FIRST, Body, Envelope, Statement, sign
@@ -54,7 +56,9 @@ class Position:
 
     It witnessed `size` entries of this `root`, holds the first `mirrored`, and has made
     `sequence` statements. `ledger_sequence` is the highest in its privacy spends that the log
-    holds: a ledger that is behind it was restored from an old copy.
+    holds: a ledger that is behind it was restored from an old copy. `forgotten` is the size of the
+    largest checkpoint that carries this site's own line, though its database did not know of it
+    when it was shown (0: none): then all of the database was.
     """
 
     size: int
@@ -62,6 +66,7 @@ class Position:
     mirrored: int
     sequence: int
     ledger_sequence: int
+    forgotten: int
 
 
 def _now_ms() -> int:
@@ -188,6 +193,8 @@ class Witness:
             checkpoint = open_checkpoint(note, self.origin, self.log_public)
         except (MalformedData, SignatureInvalid) as error:
             raise LogRefused(f"the checkpoint is not of the pinned log: {error}") from None
+        if head.cosigned:
+            self._recall(head.cosigned)
         try:
             with session(self.engine) as database:
                 return self._accept(database, head, note, checkpoint, asked_at)
@@ -263,9 +270,9 @@ class Witness:
         with session(self.engine) as database:
             size, root = self._head(database)
             mirror = self._copy.mirror(database)
-            return Position(
-                size, root, mirror.size, self._last(database)[0], mirror.ledger_sequence
-            )
+            forgotten = database.scalar(select(func.max(ForgottenRow.size))) or 0
+            sequence = self._last(database)[0]
+            return Position(size, root, mirror.size, sequence, mirror.ledger_sequence, forgotten)
 
     def entries(self, start: int, end: int) -> tuple[bytes, ...]:
         """Return the leaves of this site's copy, start <= index < end, as many as it has."""
@@ -376,6 +383,26 @@ class Witness:
             )
         )
         return line
+
+    def _recall(self, text: str) -> None:
+        """Keep a checkpoint that this site cosigned, where its database does not know that."""
+        try:
+            note = Note.from_bytes(text.encode())
+            size = open_checkpoint(note, self.origin, self.log_public).size
+            with session(self.engine) as database:
+                known = database.get(ForgottenRow, size)
+                if known is not None or size <= self._head(database)[0]:
+                    return
+                name = witness_name(self.origin, self.site)
+                line = next((line for line in note.signatures if line.name == name), None)
+                if line is None:
+                    raise SignatureInvalid(f"no line of {name} is under it")
+                verify_cosignature(note.text, line, name, self.witness.public_bytes())
+                database.add(ForgottenRow(size=size, note=text))
+        except (MalformedData, SignatureInvalid) as error:
+            raise LogRefused(
+                f"the checkpoint that this site is said to have cosigned does not show it: {error}"
+            ) from None
 
     def _keep_refused(self, head: LogHead, checkpoint: Checkpoint, error: LogRefused) -> None:
         shown = canonical.dumps(head.to_json())

@@ -54,6 +54,15 @@ class WitnessedRow(Base):
     time_s: Mapped[int]
 
 
+class ForgottenRow(Base):
+    """A checkpoint with this site's own line that its database did not remember: an old copy."""
+
+    __tablename__ = "witness_forgotten"
+
+    size: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    note: Mapped[str] = mapped_column(Text)
+
+
 class RefusedRow(Base):
     """A checkpoint this site refused, with all it was shown: evidence against the log."""
 
@@ -68,5 +77,5 @@ class RefusedRow(Base):
 
 TABLES = [
     Base.metadata.tables[row.__tablename__]
-    for row in (StatementRow, EntryRow, MirrorRow, WitnessedRow, RefusedRow)
+    for row in (StatementRow, EntryRow, MirrorRow, WitnessedRow, ForgottenRow, RefusedRow)
 ]

@@ -108,21 +108,43 @@ class Lost(Record):
 
 @dataclass(frozen=True, slots=True)
 class Suspended(Record):
-    """The log has seen entry `seen` of this ledger, which this ledger lacks or has otherwise."""
+    """The log has seen entry `seen` of this ledger, which this ledger lacks or has otherwise.
+
+    `seen` is 0 where no entry is missing, and only the site's own line under a checkpoint of
+    `cosigned` entries shows that its database is an older copy.
+    """
 
     kind: ClassVar[str] = "suspend"
     seen: Count
     lost: tuple[Lost, ...]
+    cosigned: Count = 0
+
+    @property
+    def sentence(self) -> str:
+        """What was seen, for the operator; without a full stop."""
+        if not self.seen:
+            return (
+                f"this site has cosigned {self.cosigned} entries of the audit log, and its "
+                "database does not know of it"
+            )
+        return (
+            f"the audit log has seen entry {self.seen} of this site's privacy ledger, and the "
+            f"ledger does not hold it ({len(self.lost)} signed spends are missing)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted(Record):
-    """An operator goes on with a restored ledger; `lost` counts as spent, `seen` is passed."""
+    """An operator goes on with a restored ledger; `lost` counts as spent, `seen` is passed.
+
+    So is `cosigned`, see `Suspended`.
+    """
 
     kind: ClassVar[str] = "accept-restore"
     seen: Count
     lost: tuple[Lost, ...]
     reason: Line
+    cosigned: Count = 0
 
 
 Entry: TypeAlias = BudgetSet | Reserved | Committed | Released | Suspended | Accepted
@@ -180,6 +202,7 @@ class Book:
     lost: list[Lost] = field(default_factory=list)
     suspended: Suspended | None = None
     passed: int = 0
+    cosigned: int = 0
 
     def apply(self, sequence: int, at_ms: int, entry: Entry) -> None:
         """Add `entry`; MalformedData when no ledger that kept the rules could hold it."""
@@ -203,6 +226,7 @@ class Book:
                 self.suspended = None
                 self.lost.extend(entry.lost)
                 self.passed = max(self.passed, entry.seen)
+                self.cosigned = max(self.cosigned, entry.cosigned)
 
     def _close(self, reservation: str) -> Reserved:
         try:
@@ -214,7 +238,7 @@ class Book:
         """A book that later entries do not change."""
         return Book(
             dict(self.budgets), dict(self.open), dict(self.spent), dict(self.released),
-            list(self.lost), self.suspended, self.passed,
+            list(self.lost), self.suspended, self.passed, self.cosigned,
         )  # fmt: skip
 
     def touched(self, dataset: str, study: str) -> tuple[BudgetSet, ...]:

@@ -34,6 +34,8 @@ class LogHead(Record):
 
     `consistency` leads from `since` entries to the note's size. `entries` are those from
     `start` on, as many as fit; `entries_consistency` leads from their end to the note's size.
+    `cosigned` is the largest checkpoint that carries the site's own line, where it is larger than
+    what the site says it has witnessed (else empty): then the site's database is an old copy.
     """
 
     note: NoteText
@@ -43,6 +45,7 @@ class LogHead(Record):
     entries: tuple[LeafText, ...]
     entries_consistency: tuple[Hex32, ...]
     receipts: tuple[Receipt, ...]
+    cosigned: NoteText = ""
 
     def leaves(self) -> tuple[bytes, ...]:
         """Return the entries as the bytes that are hashed."""

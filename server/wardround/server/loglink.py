@@ -55,7 +55,13 @@ class LogLink:
             tuple(leaves),
             to_hex(self.log.consistency(start + len(leaves), size)),
             tuple(receipts),
+            self._cosigned(),
         )
+
+    def _cosigned(self) -> str:
+        size = self.log.witnessed(self.site)
+        note = self.log.cosigned(size) if size > self._size else None
+        return note.decode() if note else ""
 
     def receive(self, head: SiteHead) -> tuple[int, ...]:
         """Take in what the site says; return the index of each of its statements.
