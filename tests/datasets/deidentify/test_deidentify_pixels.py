@@ -174,3 +174,23 @@ def test_an_undecodable_image_is_refused(build, run):
     with pytest.raises(Refused) as caught:
         run(dataset)
     assert caught.value.reason == "pixels_unreadable"
+
+
+@pytest.mark.parametrize("number", ["00000123", "XXXXXXXX", "12345678"])
+def test_greys_that_spell_a_record_number_by_chance(build, run, number):
+    """As placeholders and short numbers filled up with zeros do, in dark or even parts."""
+    dataset = build.base()
+    dataset.PatientID = number
+    pixels = build.smooth()
+    pixels[5, 10:18] = list(number.encode())
+    build.with_pixels(dataset, pixels)
+    assert np.array_equal(dcmread(io.BytesIO(run(dataset).data)).pixel_array, pixels)
+
+
+def test_a_name_that_plain_pixels_spell(build, run):
+    dataset = build.base()
+    pixels = build.smooth()
+    pixels[5, 10:24] = list(b"Okonkwo^Adaeze")
+    build.with_pixels(dataset, pixels)
+    with pytest.raises(Refused, match="still in the result"):
+        run(dataset)

@@ -196,9 +196,11 @@ def _write(dataset: FileDataset, syntax: UID) -> bytes:
 def _look_again(dataset: Dataset, data: bytes, walk: Walk) -> None:
     """Look through the finished bytes for any longer value that was taken out."""
     # Noise in plain pixels spells every name sooner or later; what a coder packed does not.
-    packed = dataset.file_meta.TransferSyntaxUID in CODESTREAMS and dataset.get("PixelData")
-    if walk.identity.found_in_bytes(data) or (
-        packed and walk.identity.found_in_bytes(packed, parts=True)
+    packed = dataset.file_meta.TransferSyntaxUID in CODESTREAMS
+    pixels = next((dataset[tag].value for tag in PIXELS if tag in dataset), None) or b""
+    before, _, after = data.partition(pixels) if pixels else (data, b"", b"")
+    if any(map(walk.identity.found_in_bytes, (before, after))) or (
+        walk.identity.found_in_bytes(pixels, parts=packed, greys=not packed)
     ):
         raise Refused("survivor", "an identifying value is still in the result")
     if 0x00020000 in dataset or any(element.tag.group == 2 for element in dataset):

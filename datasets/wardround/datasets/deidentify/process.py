@@ -24,7 +24,7 @@ from wardround.datasets.deidentify.report import Outcome, Report
 from wardround.datasets.errors import DeidentificationError, Refused
 
 # Raised whenever the same input would give another result: earlier journals are then not used.
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 _PART = ".wardround-"
 
 

@@ -22,6 +22,7 @@ _NUMBER = re.compile(r"\d{4}")
 _DAY = re.compile(r"\s*(\d\d)(\d\d)[.\-]?(\d\d)[.\-]?(\d\d)")
 _LEAST_RECORD = 10_000  # of a number as such; smaller ones count and measure things
 _SHORTEST_MARK = 6  # characters, of a name or a number among bytes
+_CLOSE = 16  # greys; the digits lie within ten
 # Letters that Unicode does not take apart, and the two spellings of an umlaut.
 _PLAIN = str.maketrans(
     {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
@@ -240,12 +241,13 @@ class Identity:
                 if f" {phrase} " in spaced:
                     yield phrase
 
-    def found_in_bytes(self, content: bytes, *, parts: bool = False) -> bool:
+    def found_in_bytes(self, content: bytes, *, parts: bool = False, greys: bool = False) -> bool:
         """Tell whether one of the longer values (8 bytes or more) stands in `content`.
 
         A short UID begins many others, by chance the new ones too: it counts as a whole only. With
         `parts`, for bytes that are no text, each name and record number of six characters or more
-        counts alone, in any case.
+        counts alone, in any case. With `greys`, for plain pixels, a value of signs close together
+        (00000123, XXXXXXXX) does not count: an even grey with a little noise spells it.
         """
         if parts:
             lower = content.lower()
@@ -254,6 +256,7 @@ class Identity:
         return any(
             raw in content and (not _SHORT_UID.fullmatch(raw) or _whole(raw, content))
             for raw in self._raw
+            if not (greys and max(raw) - min(raw) < _CLOSE)
         )
 
     def _mark(self, word: str) -> None:
