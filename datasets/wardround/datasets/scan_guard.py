@@ -91,7 +91,10 @@ def is_dicom(content: bytes) -> bool:
     """Tell whether a file begins as DICOM does."""
     if content[128:132] == b"DICM":
         return True
-    # Old files begin with the first attribute of group 2 or 8, with no preamble.
+    # Old files begin with the first attribute of group 2 or 8, with no preamble; those of the other
+    # byte order with its VR.
+    if content[:3] in (b"\0\x02\0", b"\0\x08\0"):
+        return content[4:6].isalpha() and content[4:6].isupper()
     return content[:2] in (b"\x02\0", b"\x08\0") and content[3:4] == b"\0" and len(content) > 16
 
 

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+)
 
 from wardround.datasets.deidentify.instance import deidentify
 from wardround.datasets.deidentify.profile import Profile
@@ -192,9 +197,16 @@ def test_fuzz_junk_after_a_header_never_crashes(build, junk):
         assert reason in REASONS or reason == "passed"
 
 
-def test_a_file_without_preamble_and_meta_is_read(build, run):
-    data = build.to_bytes(build.base())
-    start = data.index(b"\x08\x00\x16\x00UI")
+@pytest.mark.parametrize(
+    ("syntax", "first"),
+    [(ExplicitVRLittleEndian, b"\x08\0\x16\0UI"), (ExplicitVRBigEndian, b"\0\x08\0\x16UI")],
+    ids=lambda value: getattr(value, "keyword", ""),
+)
+def test_a_file_without_preamble_and_meta_is_read(build, run, syntax, first):
+    dataset = build.base()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    data = build.to_bytes(dataset)
+    start = data.index(first)
     result = run(data[start:])
     assert result.uid.startswith("2.25.")
     assert b"MRN-4471902" not in result.data

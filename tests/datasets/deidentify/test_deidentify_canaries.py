@@ -200,6 +200,19 @@ def test_codes_and_geometry_that_name_nobody_stay(build, run):
         assert after[name].value == before[name].value, name
 
 
+def test_a_private_coding_scheme_of_what_goes_stays_in_what_stays(build, run):
+    dataset = build.base()
+    gone, kept = Dataset(), Dataset()
+    for item in (gone, kept):
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "7", "SCPECG", "Lead"
+        item.CodingSchemeVersion = "2.1-SCPECG"
+    dataset.AdmittingDiagnosesCodeSequence, dataset.AnatomicRegionSequence = [gone], [kept]
+    after = dcmread(io.BytesIO(run(dataset).data))
+    assert "AdmittingDiagnosesCodeSequence" not in after
+    assert after.AnatomicRegionSequence[0].CodingSchemeDesignator == "SCPECG"
+    assert after.AnatomicRegionSequence[0].CodingSchemeVersion == "2.1-SCPECG"
+
+
 def test_private_blocks_go_wherever_they_are(build, run):
     dataset = build.base()
     item = Dataset()

@@ -11,6 +11,8 @@ from wardround.datasets.deidentify.text import common
 from wardround.datasets.deidentify.walk import PATIENT_ID, PATIENT_NAME, PIXELS, Walk
 
 _CHARACTER_SET, _ACCESSION_NUMBER = 0x00080005, 0x00080050
+# Which list a code is of tells nobody, and other codes are of the same list.
+_CODING_SCHEMES = frozenset({0x00080102, 0x00080103})
 _LARGE = 1_000_000  # smaller binary numbers are sizes and counts
 
 
@@ -44,7 +46,7 @@ def _note(element: DataElement, value: str, walk: Walk) -> None:
         # a record number count from there.
         if element.VR != "UN" and any(map(str.isdigit, value)) and values.telltale(0, value):
             walk.identity.add(value)
-    elif element.VR not in ("DS", "IS", "AS"):
+    elif element.VR not in ("DS", "IS", "AS") and tag not in _CODING_SCHEMES:
         rule = every_rule().get(tag)
         if rule is not None and (Option.DESCRIPTORS, "C") in rule.options:
             walk.identity.add_description(value)
