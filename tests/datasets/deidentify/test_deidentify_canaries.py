@@ -213,6 +213,61 @@ def test_a_private_coding_scheme_of_what_goes_stays_in_what_stays(build, run):
     assert after.AnatomicRegionSequence[0].CodingSchemeVersion == "2.1-SCPECG"
 
 
+def test_items_keep_the_attributes_they_are_nothing_without(build, run):
+    """A text item has its text, an annotation too, a code its value: dummies."""
+    dataset = build.base(SOP_CLASSES["structured report"], "SR")
+    del dataset.PixelData
+    content, written, code, annotation = Dataset(), Dataset(), Dataset(), Dataset()
+    content.RelationshipType, content.ValueType = "CONTAINS", "TEXT"
+    content.TextValue = "CNRY seen in the ward"
+    written.UnformattedTextValue = "CNRY"
+    annotation.TextObjectSequence = [written]
+    code.LongCodeValue, code.CodingSchemeDesignator = "CNRY of a code", "99SITE"
+    code.URNCodeValue, code.CodeMeaning = "urn:cnry:CNRY", "Brain"
+    dataset.ContentSequence, dataset.GraphicAnnotationSequence = [content], [annotation]
+    dataset.AnatomicRegionSequence = [code]
+    result = run(dataset)
+    after = dcmread(io.BytesIO(result.data))
+    assert after.ContentSequence[0].ValueType == "TEXT"
+    assert after.ContentSequence[0].TextValue == "REMOVED"
+    text = after.GraphicAnnotationSequence[0].TextObjectSequence[0]
+    assert text.UnformattedTextValue == "REMOVED"
+    assert after.AnatomicRegionSequence[0].LongCodeValue == "REMOVED"
+    assert after.AnatomicRegionSequence[0].URNCodeValue == "urn:removed"
+    assert b"CNRY" not in result.data
+
+
+def test_a_long_code_of_a_public_scheme_stays(build, run):
+    dataset, code = build.base(), Dataset()
+    code.LongCodeValue, code.CodingSchemeDesignator = "900000000000207008", "SCT"
+    code.CodeMeaning = "Core"
+    dataset.AnatomicRegionSequence = [code]
+    after = dcmread(io.BytesIO(run(dataset).data))
+    assert after.AnatomicRegionSequence[0].LongCodeValue == "900000000000207008"
+
+
+def test_a_reference_says_what_for_and_nothing_else(build, run):
+    """Type 1 in derived images, a segmentation's among them."""
+    dataset = build.base(SOP_CLASSES["segmentation"], "SEG")
+    image, purpose, derivation = Dataset(), Dataset(), Dataset()
+    purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
+    purpose.CodeMeaning = "Source image for image processing operation"
+    purpose.MappingResourceName = "CNRY of a resource"
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = build.mr, "1.2.3.4.5.6.7"
+    image.PurposeOfReferenceCodeSequence, image.PatientName = [purpose], "CNRY^B"
+    image.PatientOrientation = ["CNRY", "F"]
+    derivation.SourceImageSequence = [image]
+    dataset.DerivationImageSequence = [derivation]
+    result = run(dataset)
+    (after,) = dcmread(io.BytesIO(result.data)).DerivationImageSequence[0].SourceImageSequence
+    assert after.ReferencedSOPInstanceUID.startswith("2.25.")
+    kept = after.PurposeOfReferenceCodeSequence[0]
+    assert (kept.CodeValue, kept.CodingSchemeDesignator) == ("121322", "DCM")
+    assert kept.CodeMeaning == "Source image for image processing operation"
+    assert len(after) == 3
+    assert b"CNRY" not in result.data
+
+
 def test_private_blocks_go_wherever_they_are(build, run):
     dataset = build.base()
     item = Dataset()

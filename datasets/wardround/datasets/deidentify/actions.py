@@ -30,10 +30,12 @@ from wardround.datasets.errors import Refused
 _DOCUMENT, _DOCUMENT_TYPE, _DOCUMENT_LENGTH = 0x00420011, 0x00420012, 0x00420015
 _TEXT_VALUE, _ICC_PROFILE = 0x0040A160, 0x00282000
 _CODE_VALUE, _SCHEME, _CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
+_LONG_CODE_VALUE = 0x00080119
 # A code stands in an item; outside of one it is what a broken sequence left.
 _CODES = frozenset({0x00080100, 0x00080102, 0x00080103, 0x00080104, 0x00080119, 0x00080120})
-# All that a reference to another instance needs; a kept reference holds nothing else.
-_REFERENCE = frozenset({0x00081150, 0x00081155, 0x00081160, 0x0062000B, 0x00081162})
+# All that a reference to another instance needs, and the code that says what for; a kept reference
+# holds nothing else.
+_REFERENCE = frozenset({0x00081150, 0x00081155, 0x00081160, 0x0062000B, 0x00081162, 0x0040A170})
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ def _keep_references(element: DataElement, walk: Walk, place: _Place) -> bool:
         for tag in list(item.keys()):
             if int(tag) not in _REFERENCE:
                 _remove(item, item[tag], walk, "removed")
-        _clean(item, walk, _Place(int(element.tag), place.depth + 1))
+        _clean(item, walk, _Place(int(element.tag), place.depth + 1, cleaned=True))
         kept.append(item)
     if not kept:
         return False
@@ -214,11 +216,9 @@ def _without_rule(dataset: Dataset, element: DataElement, walk: Walk, place: _Pl
     elif vr in values.TEMPORAL:
         if not (Option.MODIFIED_DATES in walk.profile.options and _shift(element, walk)):
             _remove(dataset, element, walk, "removed")
-    elif vr in ("PN", "UR") or (
-        values.retired(tag) and (vr in values.SHORT_TEXT or vr in values.BINARY)
-    ):
+    elif vr == "PN" or (values.retired(tag) and (vr in values.SHORT_TEXT or vr in values.BINARY)):
         _remove(dataset, element, walk, "removed")
-    elif vr in values.LONG_TEXT:
+    elif vr in values.LONG_TEXT or vr == "UR":
         _long_text(dataset, element, walk, place)
     elif tag == values.CHARACTER_SET:
         pass
@@ -237,7 +237,7 @@ def _clean_unlisted(dataset: Dataset, element: DataElement, walk: Walk, place: _
     """Inside a sequence that stays on condition that it is cleaned: what no rule names."""
     tag, vr = int(element.tag), element.VR
     scheme = str(dataset.get("CodingSchemeDesignator", "")).strip()
-    if tag == _CODE_VALUE and codes.public_code(scheme, str(element.value).strip()):
+    if tag == _CODE_VALUE and _public_code(dataset, element):
         return
     if tag == _SCHEME and codes.public_scheme(scheme):
         return
@@ -254,6 +254,11 @@ def _clean_unlisted(dataset: Dataset, element: DataElement, walk: Walk, place: _
         _clean_or_replace(dataset, element, walk, place)
     elif vr in ("DS", "IS") and any(values.telltale(tag, v) for v in values.strings(element)):
         _replace(dataset, element, walk, place)
+
+
+def _public_code(dataset: Dataset, element: DataElement) -> bool:
+    scheme = str(dataset.get("CodingSchemeDesignator", "")).strip()
+    return codes.public_code(scheme, str(element.value).strip())
 
 
 def _clean_or_replace(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
@@ -277,12 +282,19 @@ def _blank_icc(dataset: Dataset, element: DataElement, walk: Walk) -> None:
 
 
 def _long_text(dataset: Dataset, element: DataElement, walk: Walk, place: _Place) -> None:
-    """Free text that no rule names: cleaned where an option cleans text, else removed."""
+    """Free text that no rule names: cleaned where an option cleans text, else removed.
+
+    In an item it becomes a dummy: many kinds of items (content, codes, notes) are none without it.
+    """
+    if element.tag == _LONG_CODE_VALUE and _public_code(dataset, element):
+        return
     option = Option.STRUCTURED if element.tag == _TEXT_VALUE else Option.DESCRIPTORS
-    if option not in walk.profile.options:
-        _remove(dataset, element, walk, "free_text_removed")
-    else:
+    if option in walk.profile.options and not place.dummies and element.VR != "UR":
         _clean_or_replace(dataset, element, walk, place)
+    elif place.depth:
+        _replace(dataset, element, walk, place)
+    else:
+        _remove(dataset, element, walk, "free_text_removed")
 
 
 def _items(element: DataElement, walk: Walk, place: _Place, *, cleaned: bool = False) -> None:
