@@ -119,6 +119,7 @@ SOP_CLASSES = {
     "US": "1.2.840.10008.5.1.4.1.1.6.1",
     "mammography": "1.2.840.10008.5.1.4.1.1.1.2",
     "segmentation": "1.2.840.10008.5.1.4.1.1.66.4",
+    "label map": "1.2.840.10008.5.1.4.1.1.66.7",
     "RT structure set": "1.2.840.10008.5.1.4.1.1.481.3",
     "RT dose": "1.2.840.10008.5.1.4.1.1.481.2",
     "structured report": "1.2.840.10008.5.1.4.1.1.88.33",
@@ -135,7 +136,15 @@ def test_no_canary_is_left_in_any_kind_of_object(build, run, kind):
     """Conditional actions differ by kind; whatever is chosen, the value goes."""
     dataset = build.base(SOP_CLASSES[kind], "OT")
     dataset.BurnedInAnnotation = "NO"
-    if kind not in ("CT", "US", "mammography", "enhanced MR", "segmentation", "RT dose"):
+    if kind not in (
+        "CT",
+        "US",
+        "mammography",
+        "enhanced MR",
+        "segmentation",
+        "label map",
+        "RT dose",
+    ):
         del dataset.PixelData
     if kind.startswith("encapsulated"):
         dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
@@ -240,10 +249,11 @@ def test_items_keep_the_attributes_they_are_nothing_without(build, run):
 def test_a_long_code_of_a_public_scheme_stays(build, run):
     dataset, code = build.base(), Dataset()
     code.LongCodeValue, code.CodingSchemeDesignator = "900000000000207008", "SCT"
-    code.CodeMeaning = "Core"
+    code.CodeMeaning, code.ContextUID = "Core", "1.2.840.10008.6.1.308"
     dataset.AnatomicRegionSequence = [code]
-    after = dcmread(io.BytesIO(run(dataset).data))
-    assert after.AnatomicRegionSequence[0].LongCodeValue == "900000000000207008"
+    after = dcmread(io.BytesIO(run(dataset).data)).AnatomicRegionSequence[0]
+    assert after.LongCodeValue == "900000000000207008"
+    assert after.ContextUID == "1.2.840.10008.6.1.308"
 
 
 def test_a_reference_says_what_for_and_nothing_else(build, run):

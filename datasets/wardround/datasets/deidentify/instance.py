@@ -24,7 +24,7 @@ from wardround.datasets.deidentify.lengths import cut_surplus
 from wardround.datasets.deidentify.profile import EDITION, Profile
 from wardround.datasets.deidentify.pseudonyms import Pseudonyms
 from wardround.datasets.deidentify.reading import Content, parse, quiet
-from wardround.datasets.deidentify.table import Option
+from wardround.datasets.deidentify.table import Option, known_class
 from wardround.datasets.deidentify.walk import PIXELS, Walk
 from wardround.datasets.errors import DeidentificationError, Refused
 
@@ -104,7 +104,8 @@ def _identify(dataset: FileDataset) -> tuple[str, str]:
     sop_class, instance = sop_class.strip(" \0"), instance.strip(" \0")
     if not sop_class or not instance:
         raise Refused("unidentified", "SOP Class or SOP Instance UID is missing")
-    if UID_dictionary.get(sop_class, ("", ""))[1] != "SOP Class":
+    listed = UID_dictionary.get(sop_class, ("", ""))[1] == "SOP Class"
+    if not listed and not known_class(sop_class):  # some are newer than pydicom's list
         raise Refused("unknown_class", "not a SOP class of the standard")
     return sop_class, instance
 

@@ -8,17 +8,20 @@ medical record number would allow.
 
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom._uid_dict import UID_dictionary
 
+from wardround.datasets.deidentify.table import known_class
 from wardround.datasets.errors import DeidentificationError
 from wardround.privacy.identity import read_private, write_private
 
 KEY_BYTES = 32
 MAX_SHIFT_DAYS = 3650
+_CONTEXT_GROUP = re.compile(r"1\.2\.840\.10008\.6\.1\.\d{1,4}")  # PS3.6 table A-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,10 @@ class Pseudonyms:
         """Return the UID that replaces `original`: 2.25 and 128 bits (PS3.5 section B.2).
 
         UIDs of the standard itself (SOP classes, transfer syntaxes, well-known frames of
-        reference) name no patient and stay.
+        reference, context groups) name no patient and stay.
         """
         original = original.strip(" \0")
-        if not original or original in UID_dictionary:
+        if not original or _of_the_standard(original):
             return original
         return f"2.25.{int.from_bytes(self.digest('uid', original)[:16])}"
 
@@ -55,6 +58,10 @@ class Pseudonyms:
         """Return how many days this patient's dates move into the past, 1 to 3650."""
         number = int.from_bytes(self.digest("date-shift", identity)[:8])
         return 1 + number % MAX_SHIFT_DAYS
+
+
+def _of_the_standard(uid: str) -> bool:
+    return uid in UID_dictionary or known_class(uid) or bool(_CONTEXT_GROUP.fullmatch(uid))
 
 
 def open_key(path: Path, *, create: bool) -> bytes:

@@ -94,6 +94,11 @@ def _iod_types() -> tuple[dict[str, int], dict[tuple[int, int], int], dict[tuple
     return classes, top, nested
 
 
+def known_class(uid: str) -> bool:
+    """Tell whether `uid` is a storage class whose attributes' types are known here."""
+    return uid in _iod_types()[0]
+
+
 def attribute_type(sop_class: str, sequence: int | None, tag: int) -> int:
     """Return 1, 2 or 3: how strongly PS3.3 asks for `tag` in this class of object.
 
