@@ -136,6 +136,27 @@ def test_pictures_without_text_pass(side):
     assert not shows_text(np.zeros((side, side), np.float32))
 
 
+@pytest.mark.parametrize(
+    ("sop_class", "keyword", "value"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.6.1", "Modality", "US"),
+        ("1.2.840.10008.5.1.4.1.1.7", "ImageType", ["DERIVED", "SECONDARY", "SCREEN SAVE"]),
+        ("1.2.840.10008.5.1.4.1.1.7", "ConversionType", "SD"),
+        ("1.2.840.10008.5.1.4.1.1.7", "ConversionType", "DF"),
+    ],
+)
+def test_kinds_of_pictures_that_carry_text_must_say_that_they_do_not(
+    build, run, sop_class, keyword, value
+):
+    dataset = build.base(sop_class, "OT")
+    setattr(dataset, keyword, value)
+    with pytest.raises(Refused) as caught:
+        run(dataset)
+    assert caught.value.reason == "burned_in_header"
+    dataset.BurnedInAnnotation = "NO"
+    run(dataset)
+
+
 @pytest.mark.parametrize("name", ["real/GREYSCALE_IMAGE.dcm", "canary/burned_in.dcm"])
 @pytest.mark.parametrize("says", ["YES", "NO"])
 def test_real_burned_in_files_are_set_aside_whatever_they_say(shared_data, run, name, says):

@@ -10,12 +10,15 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _WRITES_INTO_PIXELS = frozenset(
     _STORAGE + suffix for suffix in ("3", "3.1", "6", "6.1", "6.2", "77.1.1", "77.1.1.1")
 )
+# Conversion Type of a digitised video, film, paper or picture: labels were copied with it.
+_COPIED = frozenset({"DV", "DF", "SD", "SI"})
 
 
 def check_header(dataset: Dataset, sop_class: str) -> None:
     """Raise Refused when the header says or suggests that the pixels show who the patient is.
 
-    An ultrasound or endoscopy object and a saved screen pass only with Burned In Annotation NO.
+    An ultrasound or endoscopy object, a saved screen and a copy of film, paper or video pass only
+    with Burned In Annotation NO.
     """
     if not has_pixels(dataset):
         return
@@ -27,7 +30,8 @@ def check_header(dataset: Dataset, sop_class: str) -> None:
     if burned == "NO":
         return
     kind = " ".join(map(str, dataset.get("ImageType", None) or ())).upper()
-    if sop_class in _WRITES_INTO_PIXELS or "SCREEN" in kind:
+    copied = str(dataset.get("ConversionType", "")).strip().upper() in _COPIED
+    if sop_class in _WRITES_INTO_PIXELS or "SCREEN" in kind or copied:
         raise Refused("burned_in_header", "a kind of image that carries text unless it says NO")
 
 
