@@ -137,6 +137,19 @@ def test_numbers_that_are_numbers_stay(build, run):
     assert result.SliceLocation == 19520.314
 
 
+@pytest.mark.parametrize("number", ["00000000", "33333333"])
+def test_a_placeholder_for_a_record_number_is_no_part_of_a_decimal(build, run, number):
+    dataset = build.base()
+    dataset.PatientID = number
+    dataset.PixelSpacing = [f"0.{number[0]}{number}", f"1.{number}"]
+    after = dcmread(io.BytesIO(run(dataset).data))
+    assert [float(each) for each in after.PixelSpacing] == [
+        float(f"0.{number[0]}{number}"),
+        float(f"1.{number}"),
+    ]
+    assert after.PatientID != number
+
+
 def test_the_patients_number_inside_a_uid_that_an_option_keeps(build, run):
     kept = Profile(frozenset({Option.UIDS}))
     dataset = build.base()

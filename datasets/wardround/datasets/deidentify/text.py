@@ -29,7 +29,7 @@ _PLAIN = str.maketrans(
 )
 _SPELT_OUT = re.compile(r"([aou])e")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
-_SHORT_UID = re.compile(rb"(?=.{,19}\Z)\d+(\.\d+)+")
+_DIGITS = re.compile(rb"(?=.{,19}\Z)\d+(\.\d+)*")
 
 
 @lru_cache(maxsize=1)
@@ -244,17 +244,18 @@ class Identity:
     def found_in_bytes(self, content: bytes, *, parts: bool = False, greys: bool = False) -> bool:
         """Tell whether one of the longer values (8 bytes or more) stands in `content`.
 
-        A short UID begins many others, by chance the new ones too: it counts as a whole only. With
-        `parts`, for bytes that are no text, each name and record number of six characters or more
-        counts alone, in any case. With `greys`, for plain pixels, a value of signs close together
-        (00000123, XXXXXXXX) does not count: an even grey with a little noise spells it.
+        A short UID begins many others, by chance the new ones too, and a decimal may have 00000000
+        behind its point: short digits count as a whole only. With `parts`, for bytes that are no
+        text, each name and record number of six characters or more counts alone, in any case. With
+        `greys`, for plain pixels, a value of signs close together (00000123, XXXXXXXX) does not
+        count: an even grey with a little noise spells it.
         """
         if parts:
             lower = content.lower()
             if any(mark in lower for mark in self._marks):
                 return True
         return any(
-            raw in content and (not _SHORT_UID.fullmatch(raw) or _whole(raw, content))
+            raw in content and (not _DIGITS.fullmatch(raw) or _whole(raw, content))
             for raw in self._raw
             if not (greys and max(raw) - min(raw) < _CLOSE)
         )
