@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from wardround.datasets.scan_guard import read_file, stamp
 
 PROBES = """
 import os
+import time
 from wardround.datasets.scan import Probe
 
 def count_bytes(paths, *, root):
@@ -28,6 +30,11 @@ def count_bytes(paths, *, root):
 def die_on_seven(paths):  # as a decoder in C may
     if paths[0] == "7":
         os.abort()
+    return Probe(content=paths[0])
+
+def leave_a_mark(paths, *, marks):
+    time.sleep(0.1)
+    (marks / f"{paths[0]} {os.getpid()}").touch()
     return Probe(content=paths[0])
 """
 
@@ -117,6 +124,80 @@ def test_an_interrupted_scan_goes_on_where_it_stopped(probes: Any, tmp_path: Pat
     ]
     everything = scan.scan(tmp_path / "in", items, task, state=state, workers=1)
     assert everything == [task(paths) for paths in items]
+
+
+def test_an_interrupted_scan_in_processes_stops_soon(
+    probes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "POOL_FROM", 1)
+    monkeypatch.setattr(scan, "CHUNK", 1)
+    items = files(tmp_path / "in", 60)
+    (tmp_path / "marks").mkdir()
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    task = partial(probes.leave_a_mark, marks=tmp_path / "marks")
+    state = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        scan.scan(tmp_path / "in", items, task, state=state, workers=2, progress=interrupt)
+    assert len(list((tmp_path / "marks").iterdir())) < 20
+    assert len(state.read_bytes().splitlines()) == 2
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""  # empty of one that ended
+    except OSError:
+        return False
+
+
+def test_processes_end_with_the_one_they_work_for(probes: Any, tmp_path: Path) -> None:
+    items = files(tmp_path / "in", 60)
+    (tmp_path / "marks").mkdir()
+    script = (
+        "from functools import partial\n"
+        "from pathlib import Path\n"
+        "import probes_of_the_test\n"
+        "from wardround.datasets import scan\n"
+        "scan.POOL_FROM = scan.CHUNK = 1\n"
+        "task = partial(probes_of_the_test.leave_a_mark, marks=Path('marks'))\n"
+        f"scan.scan(Path('in'), {items!r}, task, workers=2)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path / "module"), *filter(None, sys.path)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}
+    )
+    try:
+        while not list((tmp_path / "marks").iterdir()):
+            assert parent.poll() is None
+            time.sleep(0.05)
+    finally:
+        parent.kill()
+        parent.wait()
+    workers = {int(mark.name.split()[1]) for mark in (tmp_path / "marks").iterdir()}
+    until = time.monotonic() + 20
+    while any(map(alive, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_large_items_are_handed_out_one_by_one(
+    cores: int, probes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process would get all of a few dozen volumes, and its neighbour none."""
+    monkeypatch.setattr(scan, "CHUNK_BYTES", 50)
+    monkeypatch.setattr(scan, "POOL_FROM", 1)
+    items = files(tmp_path / "in", 60)
+    task = partial(probes.count_bytes, root=tmp_path / "in")
+    seen: list[int] = []
+    scan.scan(
+        tmp_path / "in", items, task, workers=cores, progress=lambda done, _: seen.append(done)
+    )
+    steps = [b - a for a, b in zip([0, *seen], seen, strict=False)]
+    assert max(steps) == 10  # 0 to 9 are 45 bytes
+    assert sum(step == 1 for step in steps) >= 30
 
 
 def test_a_file_that_changed_is_looked_at_again(probes: Any, tmp_path: Path) -> None:

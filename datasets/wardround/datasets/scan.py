@@ -9,21 +9,26 @@ held are then tried alone, and the one that kills its process again is left out 
 import hashlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from wardround.datasets.scan_guard import stamp
+from wardround.datasets.workers import start_worker
 from wardround.privacy import canonical
 from wardround.privacy.errors import MalformedData
 
+# A process is handed this many items, or bytes, at once: so much may be lost or waited for when a
+# scan is interrupted, and progress moves in such steps.
 CHUNK = 32
+CHUNK_BYTES = 4 * 2**20
 # Starting two processes takes a second of CPU, as long as a thousand small files; from here on they
 # are started all the same, since a decoder that crashes then takes only its own process with it.
 POOL_FROM = 400
@@ -87,6 +92,7 @@ class Probe:
 
 
 Prober: TypeAlias = Callable[[Paths], Probe]
+Rounds: TypeAlias = Generator[list[tuple[Paths, Probe]]]
 
 
 @dataclass(slots=True)
@@ -162,37 +168,53 @@ def scan(
             results[paths] = known[1]
     rest = [paths for paths in dict.fromkeys(items) if paths not in results]
     cores = workers if workers is not None else (os.cpu_count() or 1)
-    size = sum(length for paths in rest for length, _ in stamps[paths])
-    much = len(rest) >= POOL_FROM or size >= POOL_FROM_BYTES
+    sizes = {paths: sum(max(length, 0) for length, _ in stamps[paths]) for paths in rest}
+    much = len(rest) >= POOL_FROM or sum(sizes.values()) >= POOL_FROM_BYTES
     rounds = _in_processes if cores > 1 and much else _here
-    for done in rounds(probe, rest, cores):
-        kept.add(done, stamps)
-        results.update(done)
-        if progress is not None:
-            progress(len(results), len(items))
+    # Closed when interrupted, too: otherwise its processes end when this generator is forgotten.
+    with closing(rounds(probe, _chunks(rest, sizes), cores)) as done_chunks:
+        for done in done_chunks:
+            kept.add(done, stamps)
+            results.update(done)
+            if progress is not None:
+                progress(len(results), len(items))
     return [results[paths] for paths in items]
 
 
-def _here(probe: Prober, items: Sequence[Paths], cores: int) -> Iterable[list[tuple[Paths, Probe]]]:
-    for start in range(0, len(items), CHUNK):
-        yield _chunk(probe, items[start : start + CHUNK])
+def _chunks(items: Sequence[Paths], sizes: Mapping[Paths, int]) -> list[list[Paths]]:
+    chunks: list[list[Paths]] = []
+    held = 0
+    for paths in items:
+        if not chunks or len(chunks[-1]) >= CHUNK or held + sizes[paths] > CHUNK_BYTES:
+            chunks.append([])
+            held = 0
+        chunks[-1].append(paths)
+        held += sizes[paths]
+    return chunks
 
 
-def _in_processes(
-    probe: Prober, items: Sequence[Paths], cores: int
-) -> Iterable[list[tuple[Paths, Probe]]]:
-    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+def _here(probe: Prober, chunks: Sequence[Sequence[Paths]], cores: int) -> Rounds:
+    for chunk in chunks:
+        yield _chunk(probe, chunk)
+
+
+def _in_processes(probe: Prober, chunks: Sequence[Sequence[Paths]], cores: int) -> Rounds:
     open_chunks = set(range(len(chunks)))
     try:
-        with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-            with _main_unseen():
-                futures: dict[Future[list[tuple[Paths, Probe]]], int] = {
-                    pool.submit(_chunk, probe, chunk): number for number, chunk in enumerate(chunks)
-                }
-            for future in as_completed(futures):
-                done = future.result()
-                open_chunks.discard(futures[future])
-                yield done
+        with _pool(cores) as pool:
+            try:
+                with _starting():
+                    futures: dict[Future[list[tuple[Paths, Probe]]], int] = {
+                        pool.submit(_chunk, probe, chunk): number
+                        for number, chunk in enumerate(chunks)
+                    }
+                for future in as_completed(futures):
+                    done = future.result()
+                    open_chunks.discard(futures[future])
+                    yield done
+            finally:
+                # Else an interrupted scan would go on to its end, and nothing would be kept of it.
+                pool.shutdown(cancel_futures=True)
     except BrokenProcessPool:
         for number in sorted(open_chunks):
             yield _alone(probe, chunks[number])
@@ -201,8 +223,8 @@ def _in_processes(
 def _alone(probe: Prober, items: Sequence[Paths]) -> list[tuple[Paths, Probe]]:
     """Look at `items` in a process of their own; when it dies, at each of them in its own."""
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            with _main_unseen():
+        with _pool(1) as pool:
+            with _starting():
                 future = pool.submit(_chunk, probe, items)
             return future.result()
     except BrokenProcessPool:
@@ -211,21 +233,28 @@ def _alone(probe: Prober, items: Sequence[Paths]) -> list[tuple[Paths, Probe]]:
         return [result for paths in items for result in _alone(probe, [paths])]
 
 
+def _pool(cores: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=start_worker)
+
+
 @contextmanager
-def _main_unseen() -> Iterator[None]:
-    """Start processes that do not import the calling program, as "spawn" has them do.
+def _starting() -> Iterator[None]:
+    """Start processes that neither import the calling program nor hear of Ctrl-C.
 
     They need nothing of it, and a script or notebook without an `if __name__` guard would be run
-    once more in each of them. Processes start at the first submit.
+    once more in each of them. They inherit what signals are held back, and so have no traceback
+    to show while they still load. Processes start at the first submit.
     """
     main = sys.modules["__main__"].__dict__
     kept: dict[str, object] = {n: main[n] for n in ("__file__", "__spec__") if n in main}
     main.pop("__file__", None)
     main["__spec__"] = None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         main.update(kept)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _chunk(probe: Prober, items: Sequence[Paths]) -> list[tuple[Paths, Probe]]:

@@ -1,18 +1,14 @@
 """A folder of files through the de-identifier: both cores, in order, resumable, crash-proof."""
 
-import logging
 import os
 import secrets
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
+from multiprocessing import get_context
 from pathlib import Path
 
 from wardround.datasets.deidentify import instance
@@ -22,6 +18,7 @@ from wardround.datasets.deidentify.pseudonyms import Pseudonyms, key_id
 from wardround.datasets.deidentify.reading import hash_file, read_content
 from wardround.datasets.deidentify.report import Outcome, Report
 from wardround.datasets.errors import DeidentificationError, Refused
+from wardround.datasets.workers import start_worker
 
 # Raised whenever the same input would give another result: earlier journals are then not used.
 RESULT_VERSION = 4
@@ -264,21 +261,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     context = get_context("forkserver")
     # The script that was started is imported once, in the fork server, not once a worker.
     context.set_forkserver_preload(["__main__", instance.__name__, f"{__package__}.burned"])
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    logging.disable(logging.CRITICAL)
-    # Ctrl-C is the main process's to answer; if that one is killed, its workers end too.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker)
 
 
 def _work(task: _Task) -> _Made:
