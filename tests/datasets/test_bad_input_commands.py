@@ -295,11 +295,11 @@ def test_volumes_that_cannot_be_used_get_a_line_each_and_the_rest_is_added(
         "dicom-refused": len(slices) - 1,
     }  # fmt: skip
     said = {line["where"].removeprefix(f"imagesTr/{NAME}"): line["what"] for line in lines}
-    assert "several orientations" in said["mixed-orientation"]
-    assert "several modalities" in said["mixed-modality"]
-    assert "several patients" in said["mixed-patient"]
+    assert "several orientations" in said["mixed-orientation/1"]
+    assert "several modalities" in said["mixed-modality/2"]
+    assert "several patients" in said["mixed-patient/2"]
     for code in ("cut-off", "no-bytes"):
-        assert "file 2 of 2 by name" in said[code]
+        assert "file 2 of 2 by name" in said[f"{code}/2"]
     added = data("add", source, "--name", "organ", *words, "--json", home=home)
     assert json.loads(added.stdout)["samples"] == 3
     codes = {line["code"] for line in json.loads(checked.stdout)}

@@ -139,11 +139,16 @@ def test_a_series_is_a_volume_by_geometry(tmp_path: Path) -> None:
         (source / "labelsTr").mkdir(exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(mask, affine), source / "labelsTr" / f"{case}.nii.gz")
     write(source / "imagesTr" / "c" / "0.dcm", picture(9), "P-c")
-    nibabel.save(nibabel.Nifti1Image(mask, affine), source / "labelsTr" / "c.nii.gz")
+    for number in range(3):  # the first in the middle of the others
+        place = 3.0 * number if number else 3.0
+        write(source / "imagesTr" / "d" / f"{number}.dcm", picture(number), "P-d", place=place)
+    for case in ("c", "d"):
+        nibabel.save(nibabel.Nifti1Image(mask, affine), source / "labelsTr" / f"{case}.nii.gz")
     options = Options(classes=("air", "bone"))
     cohort = add(source, tmp_path, "ct", "segmentation-3d", key=KEY, options=options)
     assert [(f.code, f.where) for f in cohort.findings if f.level == "left out"] == [
-        ("dicom-refused", "imagesTr/c")
+        ("dicom-refused", "imagesTr/c"),
+        ("dicom-refused", "imagesTr/d/1.dcm"),
     ]
     sample = cohort.samples("train")[0]
     image, label = cohort.read(sample), cohort.read_mask(sample)

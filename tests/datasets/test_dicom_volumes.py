@@ -153,14 +153,37 @@ def test_frames_without_positions_are_no_volume(write):
         ("no_geometry", {"ImagePositionPatient": None}),
         ("no_geometry", {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}),
         ("duplicate_slice", {"ImagePositionPatient": [10, 20, 30]}),
-        ("gap", {"ImagePositionPatient": [10, 20, 99]}),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(write, reason, changes):
+def test_what_does_not_fit_is_refused_with_the_reason_and_the_file(write, reason, changes):
     paths = write([plane(0), plane(1), plane(2, **changes)])
     with pytest.raises(Refused) as caught:
         read_volume(paths)
     assert caught.value.reason == reason
+    assert caught.value.file == 2
+    assert "file 3 of 3 by name" in str(caught.value)
+
+
+def test_a_slice_at_a_slight_angle_is_the_one_that_is_named(write):
+    turned = [np.cos(0.02), np.sin(0.02), 0, -np.sin(0.02), np.cos(0.02), 0]
+    paths = write([plane(0), plane(1), plane(2, ImageOrientationPatient=turned), plane(3)])
+    with pytest.raises(Refused, match="orientations, such as file 3 of 4 by name") as caught:
+        read_volume(paths)
+    assert caught.value.file == 2
+
+
+def test_a_missing_slice_is_missed_between_two_files(write):
+    with pytest.raises(Refused, match="between file 3 of 5 by name and file 4 of 5") as caught:
+        read_volume(write([plane(n) for n in (0, 1, 2, 4, 5)]))
+    assert caught.value.reason == "gap"
+
+
+def test_a_frame_of_one_file_is_named_as_such(write):
+    dataset = enhanced()
+    second, third = dataset.PerFrameFunctionalGroupsSequence[1:]
+    third.PlanePositionSequence = second.PlanePositionSequence
+    with pytest.raises(Refused, match="at one place: frame 2 and frame 3"):
+        read_volume(write([dataset]))
 
 
 def test_slices_of_another_size_are_refused(write):

@@ -111,7 +111,7 @@ def _assemble(
     for item, probe in zip(layout.items, probes, strict=True):
         where = item.paths[0]
         if probe.refused:
-            findings.append(Finding(*probe.refused, where=where))
+            findings.append(Finding(*probe.refused, where=probe.part or where))
         elif probe.modality and options.modalities and probe.modality not in options.modalities:
             findings.append(Finding("wrong-modality", _code(probe.modality), where=where))
         elif item.label and item.label not in layout.classes:

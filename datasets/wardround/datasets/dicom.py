@@ -59,8 +59,13 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """One plane in space: millimetres in DICOM's axes (left, posterior, superior)."""
+    """One plane in space: millimetres in DICOM's axes (left, posterior, superior).
 
+    `file` is the place of its file among those of the series, by name; `name` says that in words.
+    """
+
+    file: int
+    name: str
     pixels: Frame
     position: Vector
     along_row: Vector
@@ -106,27 +111,31 @@ def read_volume(paths: Sequence[Path]) -> Volume:
     "mixed_spacing", "no_geometry", "duplicate_slice", "gap", "tilted", "single_slice", or what
     reading and decoding refuse.
     """
-    datasets = [_parsed(path, f"{n} of {len(paths)}") for n, path in enumerate(paths, start=1)]
+    datasets = [_parsed(path, n, len(paths)) for n, path in enumerate(paths)]
     if not datasets:
         raise Refused("single_slice", "no file was given")
     _check_alike(datasets)
-    slices = [plane for dataset in datasets for plane in _slices(dataset)]
+    slices = [plane for n, each in enumerate(datasets) for plane in _slices(each, n, len(paths))]
     _check_planes(slices)
     return _stack(slices, datasets[0])
 
 
-def _parsed(path: Path, place: str) -> Dataset:
+def _parsed(path: Path, number: int, count: int) -> Dataset:
     try:
         return parse(read_content(path, MAX_FILE_BYTES))
     except Refused as refused:
-        raise Refused(refused.reason, f"{refused}; file {place} by name") from None
+        detail = f"{refused}; {_by_name(number, count)}"
+        raise Refused(refused.reason, detail, number) from None
 
 
-def _odd(values: Sequence[object]) -> str:
-    """Say which of `values` is not like most, by its place: files go by their names."""
+def _by_name(number: int, count: int) -> str:
+    return f"file {number + 1} of {count} by name"
+
+
+def _odd(values: Sequence[object]) -> int:
+    """Return the place of the first of `values` that is not like most."""
     usual = Counter(map(str, values)).most_common(1)[0][0]
-    number = next((n for n, value in enumerate(values, start=1) if str(value) != usual), 0)
-    return f"{number} of {len(values)}"
+    return next((n for n, value in enumerate(values) if str(value) != usual), 0)
 
 
 def _check_alike(datasets: Sequence[Dataset]) -> None:
@@ -139,12 +148,21 @@ def _check_alike(datasets: Sequence[Dataset]) -> None:
     ):
         values = [str(dataset.get(name, "")) for dataset in datasets]
         if len(set(values)) > 1:
-            raise Refused(reason, f"{words}, such as file {_odd(values)} by name")
+            odd = _odd(values)
+            raise Refused(reason, f"{words}, such as {_by_name(odd, len(values))}", odd)
     if not is_grey(datasets[0]):
         raise Refused("mixed_kind", "colour images do not make a volume")
 
 
-def _slices(dataset: Dataset) -> Iterator[_Slice]:
+def _slices(dataset: Dataset, file: int, files: int) -> Iterator[_Slice]:
+    try:
+        yield from _planes(dataset, file, _by_name(file, files) if files > 1 else "")
+    except Refused as refused:
+        detail = f"{refused}; {_by_name(file, files)}" if files > 1 else str(refused)
+        raise Refused(refused.reason, detail, file) from None
+
+
+def _planes(dataset: Dataset, file: int, name: str) -> Iterator[_Slice]:
     for number, pixels in enumerate(frames(dataset)):
         position = functional_group(dataset, "PlanePositionSequence", number)
         orientation = functional_group(dataset, "PlaneOrientationSequence", number)
@@ -159,7 +177,16 @@ def _slices(dataset: Dataset) -> Iterator[_Slice]:
             if number and position is None:
                 normal = np.cross(along_row, along_column)
                 where = where + normal * float(dataset.GridFrameOffsetVector[number])
-            plane = _Slice(pixels, where, along_row, along_column, spacing[0], spacing[1])
+            plane = _Slice(
+                file,
+                name or f"frame {number + 1}",
+                pixels,
+                where,
+                along_row,
+                along_column,
+                spacing[0],
+                spacing[1],
+            )
         except BROKEN:
             raise Refused("no_geometry", "position, orientation or spacing is missing") from None
         _check_geometry(plane)
@@ -185,21 +212,26 @@ def _check_planes(slices: Sequence[_Slice]) -> None:
     for plane in slices:
         if plane.pixels.shape != first.pixels.shape:
             odd = _odd([other.pixels.shape for other in slices])
-            raise Refused("mixed_size", f"slices of several sizes, such as {odd}")
+            raise _unlike("mixed_size", "sizes", slices[odd])
         if not (
             np.allclose(plane.along_row, first.along_row, atol=_SAME_DIRECTION)
             and np.allclose(plane.along_column, first.along_column, atol=_SAME_DIRECTION)
         ):
-            odd = _odd([(o.along_row.round(1), o.along_column.round(1)) for o in slices])
-            raise Refused("mixed_orientation", f"slices of several orientations, such as {odd}")
+            cosines = np.array([[*other.along_row, *other.along_column] for other in slices])
+            odd = int(np.abs(cosines - np.median(cosines, axis=0)).max(axis=1).argmax())
+            raise _unlike("mixed_orientation", "orientations", slices[odd])
         if not (
             np.isclose(plane.row_spacing, first.row_spacing, rtol=_SAME_SPACING)
             and np.isclose(plane.column_spacing, first.column_spacing, rtol=_SAME_SPACING)
         ):
             odd = _odd([(other.row_spacing, other.column_spacing) for other in slices])
-            raise Refused("mixed_spacing", f"slices of several pixel spacings, such as {odd}")
+            raise _unlike("mixed_spacing", "pixel spacings", slices[odd])
     if len(slices) < 2:
         raise Refused("single_slice", "one slice makes no volume")
+
+
+def _unlike(reason: str, what: str, odd: _Slice) -> Refused:
+    return Refused(reason, f"slices of several {what}, such as {odd.name}", odd.file)
 
 
 def _stack(slices: Sequence[_Slice], header: Dataset) -> Volume:
@@ -210,9 +242,14 @@ def _stack(slices: Sequence[_Slice], header: Dataset) -> Volume:
     steps = np.diff(positions @ normal)
     distance = float(np.median(steps))
     if steps.min() <= 1e-3:
-        raise Refused("duplicate_slice", "two slices lie at one place")
-    if np.abs(steps - distance).max() > _REGULAR * distance:
-        raise Refused("gap", "the distance between slices varies; one may be missing")
+        one, other = ordered[int(steps.argmin())], ordered[int(steps.argmin()) + 1]
+        words = f"two slices lie at one place: {one.name} and {other.name}"
+        raise Refused("duplicate_slice", words, other.file)
+    uneven = np.abs(steps - distance)
+    if uneven.max() > _REGULAR * distance:
+        one, other = ordered[int(uneven.argmax())], ordered[int(uneven.argmax()) + 1]
+        words = f"the distance between slices varies; is one missing between {one.name} and "
+        raise Refused("gap", f"{words}{other.name}?", one.file)
     step = (positions[-1] - positions[0]) / (len(ordered) - 1)
     sideways = float(np.linalg.norm(step - normal * (step @ normal)))
     if sideways > _REGULAR * distance:

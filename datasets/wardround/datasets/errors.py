@@ -25,13 +25,15 @@ class DataError(WardroundError):
 class FileRefused(DataError):
     """One file (or row) cannot be used. `code` is a key of `check_findings.CATALOGUE`.
 
-    `detail` holds numbers or fixed words only: no name, path or value from the file.
+    `detail` holds numbers or fixed words only: no name, path or value from the file. `file` is
+    that of `Refused`.
     """
 
-    def __init__(self, code: str, detail: str = "") -> None:
+    def __init__(self, code: str, detail: str = "", file: int | None = None) -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
         self.detail = detail
+        self.file = file
 
 
 class Unusable(DataError):
@@ -57,9 +59,11 @@ class DeidentificationError(DataError):
 class Refused(DataError):
     """One file is not passed on. The message names no file, no path, no value of the file.
 
-    `reason` is a word of the fixed list in `wardround.datasets.deidentify.reasons`.
+    `reason` is a word of the fixed list in `wardround.datasets.deidentify.reasons`. `file` counts
+    from 0 and says which of a series' files it is about, None where that is not known.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, file: int | None = None) -> None:
         super().__init__(detail)
         self.reason = reason
+        self.file = file

@@ -201,7 +201,8 @@ def probe(paths: Paths, *, root: Path, classes: int, key: bytes) -> Probe:
         if classes and mask.max() >= classes:
             raise FileRefused("label-values", f"value {mask.max()} of {classes} classes")
     except FileRefused as refused:
-        return Probe(refused=(refused.code, refused.detail))
+        part = _part(root, paths[0], refused.file)
+        return Probe(refused=(refused.code, refused.detail), part=part)
     return Probe(
         content=_content(image_data, mask_data),
         pixels=pixel_hash(image.voxels),
@@ -212,6 +213,14 @@ def probe(paths: Paths, *, root: Path, classes: int, key: bytes) -> Probe:
         spacing=tuple(f"{n:.4g}" for n in image.spacing),
         notes=tuple(_notes(image, mask)),
     )
+
+
+def _part(root: Path, folder: str, number: int | None) -> str:
+    """Return file `number` of a series, "" when there is none (any more)."""
+    try:
+        return "" if number is None else files_of(root, folder)[number]
+    except (FileRefused, IndexError):
+        return ""
 
 
 def _notes(image: Volume, mask: Mask) -> list[Note]:
@@ -269,13 +278,13 @@ def _image_bytes(root: Path, relative: str) -> list[bytes]:
         return [read_file(root, relative, limit=MAX_BYTES)]
     files: list[bytes] = []
     paths = files_of(root, relative)
-    for number, path in enumerate(paths, start=1):
+    for number, path in enumerate(paths):
         try:
             files.append(read_file(root, path, limit=MAX_BYTES))
         except FileRefused as refused:
             detail = f"{refused.detail}; " if refused.detail else ""
             raise FileRefused(
-                refused.code, f"{detail}file {number} of {len(paths)} by name"
+                refused.code, f"{detail}file {number + 1} of {len(paths)} by name", number
             ) from None
     if not files:
         raise FileRefused("no-files")
@@ -295,7 +304,7 @@ def _series(files: list[Path]) -> Volume:
     try:
         read = read_volume(files)
     except Refused as refused:
-        raise FileRefused("dicom-refused", str(refused)) from None
+        raise FileRefused("dicom-refused", str(refused), refused.file) from None
     image = nibabel.Nifti1Image(read.voxels, read.affine)
     codes = "".join(nibabel.aff2axcodes(read.affine))
     oblique = float(nibabel.affines.obliquity(read.affine).max()) > OBLIQUE_RADIANS

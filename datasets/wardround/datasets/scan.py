@@ -42,12 +42,14 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What one item turned out to be. Hashes are SHA-256 in hex; no name and no pixel is kept.
+    """What one item turned out to be. Hashes are SHA-256 in hex; no patient's name and no pixel is
+    kept.
 
     `content` is of the bytes, `pixels` of shape, type and decoded values (equal for the same
     picture in two file formats). `orientation` and `spacing` (mm) are those of the file.
     `patient` is a pseudonym, when the file itself says who it shows. `modality` is DICOM's code.
-    `notes` are (code, detail).
+    `notes` and `refused` are (code, detail); `part` is the file of a series that was refused, ""
+    when it is no series.
     """
 
     content: str = ""
@@ -59,6 +61,7 @@ class Probe:
     modality: str = ""
     notes: tuple[Note, ...] = ()
     refused: Note | None = None
+    part: str = field(default="", repr=False)
 
     def to_json(self) -> dict[str, canonical.Json]:
         """Return the canonical-JSON object of this result."""
@@ -72,6 +75,7 @@ class Probe:
             "modality": self.modality,
             "notes": [list(note) for note in self.notes],
             "refused": list(self.refused) if self.refused else None,
+            "part": self.part,
         }
 
     @classmethod
@@ -88,6 +92,7 @@ class Probe:
             modality=str(value["modality"]),
             notes=tuple((str(code), str(detail)) for code, detail in value["notes"]),
             refused=None if refused is None else (str(refused[0]), str(refused[1])),
+            part=str(value["part"]),
         )
 
 
@@ -137,7 +142,7 @@ class _State:
                     continue
 
     def _first(self) -> bytes:
-        return b"wardround/v1/scan " + self.tag.encode()
+        return b"wardround/v2/scan " + self.tag.encode()
 
 
 def scan(
