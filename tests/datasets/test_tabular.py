@@ -66,10 +66,10 @@ def test_each_bad_row_is_left_out_with_its_reason() -> None:
         ("row 4", "value-category"),
         ("row 5", "value-category"),
         ("row 6", "row-cells"),
-        ("row 7", "no-patient"),
+        ("row 7", "row-patient"),
         ("row 8", "value-type"),
         ("row 9", "value-type"),
-        ("row 10", "no-label"),
+        ("row 10", "row-class"),
     ]
 
 
@@ -100,7 +100,9 @@ def test_whole_rows_only() -> None:
         ("who,age,dose,sex,out\nM\xfcller,5,1,f,0\n".encode("latin-1"), "UTF-8"),
         ("who,age,dose,sex,out\n1,5,1,f,0\n".encode("utf-16"), "UTF-8"),
         (b"PK\x03\x04" + bytes(300), "UTF-8"),
-        (b'who,age,dose,sex,out\n"' + b"x" * 200_000, "not CSV"),
+        (b'who,age,dose,sex,out\n"' + b"x" * 200_000, "not CSV: at or before line 2 "),
+        (b"who;age;dose;sex;out\na;5;1;f;0\n", """parted by ';'.*delimiter = ";\""""),
+        (b"who\tage\tdose\tsex\tout\n", r'delimiter = "\\t"'),
         (b"PAR1 but not really", "Parquet"),
         (b"", "no column"),
     ],
@@ -126,6 +128,18 @@ def test_parquet_gives_what_csv_gives(tmp_path: Path) -> None:
     assert read_table(file.getvalue(), SCHEMA) == read_table(text.encode(), SCHEMA)
     with pytest.raises(DataError, match="Parquet"):
         read_table(file.getvalue()[:-20], SCHEMA)
+
+
+def test_text_that_parquet_holds_as_bytes_is_text(tmp_path: Path) -> None:
+    columns = {"who": [b"a"], "age": [50], "dose": [1.5], "sex": [b"f"], "out": [0]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    (row,) = read_table((tmp_path / "x.parquet").read_bytes(), SCHEMA).rows
+    assert (row.patient, row.values) == ("a", (50.0, 1.5, "f"))
+
+
+def test_a_record_number_written_as_a_decimal_is_the_same_patient() -> None:
+    table = read_table((HEAD + "17,50,1,f,0\n17.0,51,1,f,0\n0017,52,1,f,0\n").encode(), SCHEMA)
+    assert [row.patient for row in table.rows] == ["17", "17", "0017"]
 
 
 def test_a_parquet_bomb_is_refused_by_its_footer(monkeypatch: pytest.MonkeyPatch) -> None:

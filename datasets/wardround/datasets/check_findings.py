@@ -31,6 +31,11 @@ CATALOGUE: dict[str, tuple[Level, str, str]] = {
         "a link to a folder, which is not entered",
         "copy the folder itself here",
     ),
+    "locked-folder": (
+        _OUT,
+        "this account may not look into the folder",
+        "give it read permission",
+    ),
     "not-a-file": (_OUT, "not an ordinary file (a pipe, device or folder)", "remove it"),
     "unreadable": (_OUT, "this account may not read the file", "give it read permission"),
     "missing": (_OUT, "the file is not there", "put it back, or correct the list that names it"),
@@ -68,6 +73,7 @@ CATALOGUE: dict[str, tuple[Level, str, str]] = {
     ),
     # Who and what
     "no-label": (_OUT, "no class is known for it", "add it to the list"),
+    "class-name": (_OUT, "the name of its class is not plain text", "rename the class"),
     "class-unknown": (_OUT, "its class is not one of the study's", "correct it or --classes"),
     "no-patient": (_OUT, "its patient is not known", "give --patient-pattern or a list"),
     "duplicate": (_OUT, "the same picture of the same patient twice; one is kept", "nothing"),
@@ -78,6 +84,8 @@ CATALOGUE: dict[str, tuple[Level, str, str]] = {
     "value-range": (_OUT, "a value outside the range the schema gives", "correct value or schema"),
     "value-type": (_OUT, "a value of another type than the schema says", "correct value or schema"),
     "value-category": (_OUT, "a category that the schema does not list", "agree on a new schema"),
+    "row-class": (_OUT, "the row does not say the outcome", "fill it in, or leave it out"),
+    "row-patient": (_OUT, "the row does not say whose it is", "fill it in, or leave it out"),
     "value-missing": (_OUT, "a value is missing and the schema asks for whole rows", "nothing"),
     # The data set as a whole
     "patients-unknown": (

@@ -7,6 +7,7 @@ schema says so, its value counts as missing); the others are used.
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ def open_table(source: Path) -> bytes:
 def _row(number: int, cells: _Cells, schema: Schema) -> Row:
     target = _plain(cells[schema.target])
     if target in schema.target_missing:
-        raise FileRefused("no-label")
+        raise FileRefused("row-class")
     label = next((name for name, values in schema.classes if target in values), None)
     if label is None:
         raise FileRefused("value-category", "in the target")
@@ -96,9 +97,9 @@ def _row(number: int, cells: _Cells, schema: Schema) -> Row:
             values.append(None)
     if schema.incomplete == "leave out" and None in values:
         raise FileRefused("value-missing")
-    patient = cells[schema.patient].strip() if schema.patient is not None else ""
+    patient = _plain(cells[schema.patient]) if schema.patient is not None else ""
     if schema.patient is not None and not patient:
-        raise FileRefused("no-patient")
+        raise FileRefused("row-patient")
     split = part(cells[schema.split].strip().lower()) if schema.split else ""
     return Row(number, label, tuple(values), patient, split)
 
@@ -125,7 +126,7 @@ def _value(cell: str, column: Column) -> Value:
 
 
 def _plain(cell: str) -> str:
-    """Return "1" for "1.0": many exports write categories as decimals."""
+    """Return "1" for "1.0": many exports write categories and record numbers as decimals."""
     text = cell.strip()
     whole, point, rest = text.partition(".")
     if point and whole.lstrip("-").isdigit() and not rest.strip("0"):
@@ -145,13 +146,22 @@ def _csv(data: bytes, schema: Schema) -> Iterator[_Cells | None]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=schema.delimiter)
     try:
         names = list(schema.names) or [name.strip() for name in next(reader, [])]
+        other = next((sign for sign in ";\t|," if len(names) == 1 and sign in names[0]), "")
+        if other and other != schema.delimiter:
+            raise DataError(
+                f"the table's columns are parted by {other!r}, not by {schema.delimiter!r}; "
+                f"say so in the schema: [table] delimiter = {json.dumps(other)}"
+            )
         _need(names, schema)
         for cells in reader:
             if cells:
                 good = len(cells) == len(names)
                 yield dict(zip(names, cells, strict=True)) if good else None
     except csv.Error:
-        raise DataError("the table is not CSV: a quote is open or a line is endless") from None
+        raise DataError(
+            f"the table is not CSV: at or before line {reader.line_num} "
+            "a quote is open or a line is endless"
+        ) from None
 
 
 def _parquet(data: bytes, schema: Schema) -> Iterator[_Cells | None]:
@@ -190,4 +200,6 @@ def _text(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return str(int(value))
+    if isinstance(value, bytes):  # how some writers of Parquet store text
+        return value.decode("utf-8", "replace")
     return str(value)
