@@ -86,6 +86,67 @@ def test_names_cannot_write_to_the_terminal(home: Path, tmp_path: Path) -> None:
     assert "[bold]MRN9?[2J_1.png" in result.output
 
 
+def test_a_file_gone_since_cannot_write_to_the_terminal_either(home: Path, tmp_path: Path) -> None:
+    source = phantom.images(tmp_path / "in", seed=1, patients=15)
+    odd = next(source.rglob("*.png")).rename(source / "clear" / "a\x1b[2J_1.png")
+    run("add", source, "--name", "x", home=home)
+    odd.unlink()
+    result = run("check", "x", home=home)
+    assert "clear/a?[2J_1.png" in result.output
+    assert "\x1b" not in result.output
+
+
+def test_one_table_that_moved_does_not_hide_the_other_data_sets(home: Path, tmp_path: Path) -> None:
+    table = phantom.table(tmp_path / "in", seed=1, patients=30)
+    pictures = phantom.images(tmp_path / "pictures", seed=1, patients=15)
+    run("add", table, "--name", "records", home=home)
+    run("add", pictures, "--name", "chest", home=home)
+    table.rename(tmp_path / "moved.csv")
+    result = run("list", home=home)
+    assert result.exit_code == 1
+    assert re.search(r"chest +image-classification-2d", result.output)
+    assert re.search(r"unusable +records: the table cannot be used: the file is", result.output)
+    told = json.loads(run("list", "--json", home=home).stdout)
+    assert [entry["name"] for entry in told] == ["chest", "records"]
+    assert "the file is not there" in told[1]["error"]
+
+
+def test_an_interrupted_add_says_how_to_go_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wardround.datasets.cohort.add", interrupted)
+    source = phantom.images(tmp_path / "in", seed=1, patients=1)
+    result = run("add", source, "--name", "x", home=home)
+    assert result.exit_code == 130
+    assert "the same command goes on" in result.output
+
+
+def test_names_on_the_sheet_are_no_formulas(
+    home: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    source = phantom.images(tmp_path / "in", seed=1, patients=15)
+    (source / "clear").rename(source / "$\\frac$")
+    (source / "nodule").rename(source / "\u6b63\u5e38")  # the font has no such letters
+    sheet = tmp_path / "x.png"
+    sheet.touch(0o644)
+    result = run("show", source, "--out", sheet, home=home)
+    assert result.exit_code == 0, result.exception
+    assert stat.S_IMODE(sheet.stat().st_mode) == 0o600
+    assert not [each for each in recwarn if issubclass(each.category, UserWarning)]
+
+
+def test_a_sheet_that_cannot_be_drawn_leaves_none(home: Path, tmp_path: Path) -> None:
+    source = phantom.images(tmp_path / "in", seed=1, patients=15)
+    run("add", source, "--name", "x", home=home)
+    for path in source.rglob("*.png"):
+        path.unlink()
+    assert run("show", "x", home=home).exit_code == 1
+    assert not (home / "datasets" / "x" / "sheet.png").exists()
+
+
 def test_json_output_of_every_command(home: Path, tmp_path: Path) -> None:
     source = phantom.table(tmp_path / "in", seed=1, patients=30)
     added = json.loads(run("add", source, "--name", "rec", "--json", home=home).stdout)
@@ -155,8 +216,11 @@ def test_many_findings_are_cut_short(home: Path, tmp_path: Path) -> None:
     source = phantom.images(tmp_path / "in", seed=1, patients=15)
     for number in range(60):
         (source / "clear" / f"MRN{number}_1.png").write_bytes(b"no picture")
+    (source / "nodule" / "MRN1_1.png").write_bytes(b"")
     result = run("check", source, home=home)
-    assert "20 more" in result.output
+    assert "50 more" in result.output
+    assert "nodule/MRN1_1.png: the file is empty" in result.output  # one of another kind is seen
+    assert len(result.output.splitlines()) < 40
 
 
 def test_the_sheet_counts_the_volumes_that_have_each_class(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ file name and no pseudonym stands on it.
 
 import io
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,27 +30,35 @@ def draw(cohort: Cohort) -> bytes:
     then samples per class and part (volumes: in how many each class is, of 200 at most), samples
     per patient, and sizes. A table has no pictures; it has the share of missing values per column.
     """
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = [] if cohort.kind == "tabular" else _rows(cohort)
-    figure = Figure(figsize=(11, 1.5 * len(rows) + 3.6), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    parts: Any = figure.subfigures(2, 1, height_ratios=(max(1.5 * len(rows), 0.1), 3.3))
-    upper, lower = parts
-    if rows:
-        _pictures(upper, cohort, rows)
-    _histograms(lower, cohort)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+    # Names of classes and columns are no formulas; a letter that the font lacks is an empty box.
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        figure = Figure(
+            figsize=(11, 1.5 * len(rows) + 3.6), layout="constrained", facecolor="white"
+        )
+        FigureCanvasAgg(figure)
+        parts: Any = figure.subfigures(2, 1, height_ratios=(max(1.5 * len(rows), 0.1), 3.3))
+        upper, lower = parts
+        if rows:
+            _pictures(upper, cohort, rows)
+        _histograms(lower, cohort)
+        figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
     return file.getvalue()
 
 
 def save(cohort: Cohort, path: Path) -> None:
-    """Write the sheet to `path`, readable by its owner alone."""
+    """Write the sheet to `path`, readable by its owner alone; nothing when it cannot be drawn."""
+    content = draw(cohort)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(draw(cohort))
+        os.fchmod(file.fileno(), 0o600)
+        file.write(content)
 
 
 def _rows(cohort: Cohort) -> list[tuple[str, Sequence[Sample]]]:
@@ -107,6 +116,8 @@ def _histograms(figure: Any, cohort: Cohort) -> None:
         ]
         sizes.barh(columns, gaps, color="#0072b2")
         sizes.set_title("Missing values (%)", fontsize=10)
+        sizes.set_xlim(0, max(1.0, 1.05 * max(gaps)))
+        sizes.invert_yaxis()  # from top to bottom, as the schema has them
         sizes.tick_params(axis="y", labelsize=8)
     else:
         _sizes(sizes, [entry.shape for entry in entries])
@@ -146,12 +157,13 @@ def _marked(cohort: Cohort) -> tuple[tuple[str, ...], dict[Part, Counter[str]], 
 def _sizes(axis: Any, shapes: Sequence[tuple[int, ...]]) -> None:
     """A bar for each size while they are few; beyond that, how long the edges are on average."""
     counts = Counter(shapes)
+    unit = "voxels" if any(len(shape) == 3 for shape in shapes) else "pixels"
     if len(counts) <= 6:
         names = ["x".join(map(str, shape)) for shape in sorted(counts)]
         axis.bar(names, [counts[shape] for shape in sorted(counts)], color="#0072b2")
         axis.tick_params(axis="x", labelrotation=30 if len(names) > 3 else 0, labelsize=8)
-        axis.set_title("Sizes (pixels)", fontsize=10)
+        axis.set_title(f"Sizes ({unit})", fontsize=10)
     else:
         edges = [float(np.prod(shape)) ** (1 / len(shape)) for shape in shapes]
         axis.hist(edges, bins=20, color="#0072b2")
-        axis.set_title("Mean edge length (pixels)", fontsize=10)
+        axis.set_title(f"Mean edge length ({unit})", fontsize=10)

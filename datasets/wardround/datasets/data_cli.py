@@ -16,23 +16,21 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress as Bar
-from rich.table import Table
 
 from wardround.datasets import cohort as cohorts
-from wardround.datasets.check_findings import Finding
+from wardround.datasets.check_findings import shown
 from wardround.datasets.cohort import Cohort
 from wardround.datasets.cohort_options import Options, parse_size, parse_spacing
+from wardround.datasets.data_shown import out, show_findings, show_list, show_summary
 from wardround.datasets.deid_cli import deidentify
 from wardround.datasets.errors import DataError, Unusable
 from wardround.datasets.manifest import KINDS
 from wardround.datasets.scan import Progress
 from wardround.privacy.identity import read_private
 
-SHOWN_FINDINGS = 40
 KEY_FILE = "data.key"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-out = Console(highlight=False)
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="WARDROUND_SITE_HOME", help="The site's folder.")
@@ -95,7 +93,7 @@ def add(
         size, spacing, held_out, index, schema, patient_pattern, classes, modality, whole
     )
     key = _key(home)
-    with _explained(as_json), _progress() as progress:
+    with _explained(as_json), _resumable(), _progress() as progress:
         cohort = cohorts.add(
             source,
             home,
@@ -109,27 +107,26 @@ def add(
     if as_json:
         _json(cohort.summary())
         return
-    _show_findings(cohort.findings)
-    _show_summary(cohort)
+    show_findings(cohort.findings)
+    show_summary(cohort)
 
 
 @app.command(name="list")
 def list_data(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the data sets of this site."""
-    summaries = [Cohort.load(home, name).summary() for name in cohorts.names(home)]
+    summaries: list[dict[str, object]] = []
+    unusable: dict[str, str] = {}
+    for name in cohorts.names(home):
+        try:
+            summaries.append(dict(Cohort.load(home, name).summary()))
+        except DataError as error:  # the others are there all the same
+            unusable[name] = str(error)
     if as_json:
-        _json(summaries)
-        return
-    if not summaries:
-        out.print("No data set yet. Add one: wardround-site data add FOLDER --name NAME")
-        return
-    table = Table("name", "kind", "patients", "samples", "in ledger and log as", box=None)
-    for summary in summaries:
-        table.add_row(
-            *(str(summary[key]) for key in ("name", "kind", "patients", "samples")),
-            str(summary["pseudonym"])[:12],
-        )
-    out.print(table)
+        _json([*summaries, *({"name": name, "error": unusable[name]} for name in unusable)])
+    else:
+        show_list(summaries, unusable)
+    if unusable:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -165,8 +162,8 @@ def check(
     if as_json:
         _json([finding.to_json() for finding in cohort.findings])
     else:
-        _show_findings(cohort.findings)
-        _show_summary(cohort)
+        show_findings(cohort.findings)
+        show_summary(cohort)
     if any(finding.level == "left out" for finding in cohort.findings):
         raise typer.Exit(1)
 
@@ -203,7 +200,7 @@ def show(
     if as_json:
         _json({**cohort.summary(), "sheet": str(sheet)})
         return
-    _show_summary(cohort)
+    show_summary(cohort)
     out.print(f"Contact sheet (patients' pictures, keep it here): {escape(str(sheet))}")
 
 
@@ -294,7 +291,7 @@ def _check_added(cohort: Cohort, as_json: bool) -> None:
             except DataError:
                 damaged += 1
                 if not as_json:
-                    out.print(f"[yellow]changed[/]  {escape(', '.join(sample.paths))}")
+                    out.print(f"[yellow]changed[/]  {escape(shown(', '.join(sample.paths)))}")
             progress(done, len(samples))
     if as_json:
         _json({"samples": len(samples), "changed": damaged, "digest": cohort.digest()})
@@ -306,45 +303,6 @@ def _check_added(cohort: Cohort, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _show_findings(findings: tuple[Finding, ...]) -> None:
-    colours = {"left out": "red", "warning": "yellow", "note": "blue"}
-    order = {level: place for place, level in enumerate(colours)}
-    for finding in sorted(findings, key=lambda f: order[f.level])[:SHOWN_FINDINGS]:
-        line = finding.to_json()
-        where = ", as ".join(escape(path) for path in (line["where"], line.get("twin")) if path)
-        where = f"{where}: " if where else ""
-        out.print(f"[{colours[finding.level]}]{finding.level}[/]  {where}{escape(finding.what)}.")
-        out.print(f"    {escape(finding.do)}", style="dim")
-    if len(findings) > SHOWN_FINDINGS:
-        out.print(f"... and {len(findings) - SHOWN_FINDINGS} more; all with --json")
-
-
-def _show_summary(cohort: Cohort) -> None:
-    summary = cohort.summary()
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("kind", cohort.kind)
-    table.add_row("patients", str(summary["patients"]))
-    table.add_row("samples", str(summary["samples"]))
-    units = summary["units"]
-    if isinstance(units, dict) and units:
-        sizes = sorted(int(size) for size in units)
-        table.add_row("per patient", f"{sizes[0]} to {sizes[-1]}")
-    parts = summary["parts"]
-    if isinstance(parts, dict):
-        for part, facts in parts.items():
-            if isinstance(facts, dict):
-                classes = facts["classes"]
-                listed = classes.items() if isinstance(classes, dict) else ()
-                text = ", ".join(f"{escape(name)} {count}" for name, count in listed)
-                table.add_row(part.replace("_", " "), f"{facts['samples']}  {text}")
-    if cohort.pseudonym:
-        table.add_row("in the log as", cohort.pseudonym)
-        table.add_row("manifest", cohort.digest())
-        if cohort.kind != "tabular":
-            table.add_row("de-identified", cohort.manifest.deidentification or "no statement")
-    out.print(table)
-
-
 @contextmanager
 def _explained(as_json: bool) -> Iterator[None]:
     """Show why nothing can be used, file by file, before the error itself is."""
@@ -354,7 +312,16 @@ def _explained(as_json: bool) -> Iterator[None]:
         if as_json:
             _json([finding.to_json() for finding in error.findings])
         else:
-            _show_findings(error.findings)
+            show_findings(error.findings)
+        raise
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; the same command goes on where it stopped.\n")
         raise
 
 
