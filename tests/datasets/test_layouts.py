@@ -1,8 +1,10 @@
 """Layouts: every way a hospital lays out its files gives the same items, classes and patients."""
 
 import csv
+import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from wardround.datasets.cohort import Cohort, add
 from wardround.datasets.cohort_options import Options
 from wardround.datasets.cohort_split import split
 from wardround.datasets.errors import DataError
+from wardround.datasets.manifest import patient_pseudonym
 
 KEY = bytes(range(32))
 KIND = "image-classification-2d"
@@ -175,6 +178,43 @@ def test_links_files_and_noise_do_not_stop_the_rest(pictures: list[Path], tmp_pa
         "up": "linked-folder",
     }
     assert len(cohort.manifest.entries) == len(pictures)
+
+
+def test_a_class_is_named_in_plain_text(pictures: list[Path], tmp_path: Path) -> None:
+    source = place(pictures, tmp_path / "in", "{label}/{patient}_{shot}.png")
+    (source / "clear\n\x1b[2J").mkdir()
+    (source / "clear\n\x1b[2J" / "P1_1.png").write_bytes(pictures[0].read_bytes())
+    os.mkdir(os.fsencode(source) + b"/cl\xe9")  # a name of another encoding
+    cohort = add(source, tmp_path, "x", KIND, key=KEY)
+    assert [f.code for f in cohort.findings if f.level == "left out"] == ["class-name"]
+    assert all(name.isprintable() for name in cohort.classes)
+    assert len(cohort.manifest.entries) == len(pictures)
+
+
+def test_a_folder_that_cannot_be_listed_is_said(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = place(pictures, tmp_path / "in", "{label}/{patient}_{shot}.png")
+    closed = source / "clear" / "closed"
+    closed.mkdir()
+    look_into = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if os.fspath(path) == os.fspath(closed):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return look_into(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    cohort = add(source, tmp_path, "x", KIND, key=KEY)
+    left_out = [(f.code, f.where) for f in cohort.findings if f.level == "left out"]
+    assert left_out == [("locked-folder", "clear/closed")]
+    assert len(cohort.manifest.entries) == len(pictures)
+
+
+@pytest.mark.parametrize("typed", ["mrn 7", " MRN  7 ", "MRN 7\0"])
+def test_a_record_number_is_the_same_however_it_is_typed(typed: str) -> None:
+    assert patient_pseudonym(KEY, typed) == patient_pseudonym(KEY, "MRN 7")
+    assert patient_pseudonym(KEY, typed) != patient_pseudonym(KEY, "MRN 70")
 
 
 def test_a_class_nobody_has_here_is_still_a_class(pictures: list[Path], tmp_path: Path) -> None:

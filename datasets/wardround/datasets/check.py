@@ -17,7 +17,15 @@ from wardround.datasets.cohort_layout import Item, Layout
 from wardround.datasets.cohort_options import Options
 from wardround.datasets.cohort_split import split
 from wardround.datasets.errors import DataError, Unusable
-from wardround.datasets.manifest import KINDS, Entry, Kind, Part, pseudonym, sorted_entries
+from wardround.datasets.manifest import (
+    KINDS,
+    Entry,
+    Kind,
+    Part,
+    patient_pseudonym,
+    pseudonym,
+    sorted_entries,
+)
 from wardround.datasets.scan import Paths, Probe, Progress, scan
 from wardround.datasets.tabular import Row, open_table, read_table
 from wardround.datasets.tabular_schema import Schema
@@ -175,7 +183,7 @@ def _code(modality: str) -> str:
 
 def _patient(item: Item, probe: Probe, key: bytes) -> str:
     if item.patient:
-        return pseudonym(key, "patient", item.patient)
+        return patient_pseudonym(key, item.patient)
     return pseudonym(key, "patient of", probe.pixels)  # the picture itself stands for the patient
 
 
@@ -285,7 +293,7 @@ def _table(source: Path, options: Options, key: bytes) -> Prepared:
             equal[same] += 1
             patient = pseudonym(key, "patient of", f"{same} {equal[same]}")
         else:
-            patient = pseudonym(key, "patient", row.patient)
+            patient = patient_pseudonym(key, row.patient)
         content = pseudonym(key, "row", canonical.dumps([patient, row.label, _texts(row)]).decode())
         if content in rows:
             findings.append(Finding("duplicate", where=f"row {row.number}"))

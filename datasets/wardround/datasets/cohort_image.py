@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.datasets.errors import FileRefused, Refused
-from wardround.datasets.manifest import pseudonym
+from wardround.datasets.manifest import patient_pseudonym
 from wardround.datasets.scan import Paths, Probe
 from wardround.datasets.scan_guard import MEBIBYTE, is_dicom, read_file
 
@@ -155,7 +155,7 @@ def probe(paths: Paths, *, root: Path, key: bytes) -> Probe:
         content=hashlib.sha256(data).hexdigest(),
         pixels=pixel_hash(grey),
         shape=grey.shape,
-        patient=pseudonym(key, "patient", patient) if patient else "",
+        patient=patient_pseudonym(key, patient) if patient else "",
         modality=modality,
         notes=(("flat", ""),) if grey.min() == grey.max() else (),
     )

@@ -64,9 +64,12 @@ def pictures(source: Path, *, index: Path | None, pattern: str | None) -> Layout
     for path in walk(source):
         parts = PurePosixPath(path).parts
         if (source / path).is_dir():
-            findings.append(Finding("linked-folder", where=path))
+            linked = (source / path).is_symlink()
+            findings.append(Finding("linked-folder" if linked else "locked-folder", where=path))
         elif len(parts) < 2:
             findings.append(Finding("no-label", where=path))
+        elif not parts[0].isprintable():
+            findings.append(Finding("class-name", where=path))
         else:
             found.append((path, parts[0]))
     if not found:
@@ -77,8 +80,9 @@ def pictures(source: Path, *, index: Path | None, pattern: str | None) -> Layout
     who = _Patients(pattern, [path for path, _ in found], below=1)
     items = tuple(Item((path,), label, who.of(path)) for path, label in found)
     # A folder without a picture is still a class: of the study, if not of this site.
-    classes = {p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(_HIDDEN)}
-    return Layout(items, tuple(sorted(classes)), tuple(findings))
+    names = [p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(_HIDDEN)]
+    classes = sorted(name for name in names if name.isprintable())
+    return Layout(items, tuple(classes), tuple(findings))
 
 
 def volumes(source: Path, *, pattern: str | None) -> Layout:
@@ -110,9 +114,11 @@ def volumes(source: Path, *, pattern: str | None) -> Layout:
 def walk(source: Path) -> Iterator[str]:
     """Yield every file below `source` but hidden ones and side files, in order of its path.
 
-    Folders that are links are yielded, not entered; links to files are judged when opened.
+    Folders that are links, or may not be looked into, are yielded; links to files are judged when
+    opened.
     """
-    for folder, names, files in os.walk(source, followlinks=False):
+    closed: list[OSError] = []
+    for folder, names, files in os.walk(source, onerror=closed.append, followlinks=False):
         names[:] = sorted(n for n in names if not n.startswith(_HIDDEN))
         for name in names:
             if (Path(folder) / name).is_symlink():
@@ -122,6 +128,8 @@ def walk(source: Path) -> Iterator[str]:
                 continue
             if Path(name).suffix.lower() not in _BESIDE:
                 yield (Path(folder) / name).relative_to(source).as_posix()
+    for error in closed:
+        yield Path(error.filename).relative_to(source).as_posix()
 
 
 class _Patients:
@@ -168,6 +176,8 @@ def _listed(source: Path, index: Path) -> Layout:
             findings.append(Finding("missing", where=where))
         elif not label:
             findings.append(Finding("no-label", where=where))
+        elif not label.isprintable():
+            findings.append(Finding("class-name", where=where))
         else:
             items.append(Item((path,), label, patient, part(split)))
     return Layout(tuple(items), tuple(sorted({i.label for i in items})), tuple(findings))
@@ -191,7 +201,11 @@ def _paired(source: Path) -> list[tuple[str, str]]:
     """Pair images (NIfTI, or a folder with a DICOM series) and labels by name without ending."""
     found: list[dict[str, str]] = []
     for folder in ("imagesTr", "labelsTr"):
-        names = [p.name for p in (source / folder).iterdir() if not p.name.startswith(_HIDDEN)]
+        names = [
+            path.name
+            for path in (source / folder).iterdir()
+            if not path.name.startswith(_HIDDEN) and path.suffix.lower() not in _BESIDE
+        ]
         found.append({_stem(name): f"{folder}/{name}" for name in sorted(names)})
     images, labels = found
     return [
@@ -217,5 +231,7 @@ def _decathlon(source: Path) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
         ) from None
     if sorted(names) != list(range(len(names))):
         raise DataError("the labels in dataset.json are not numbered 0, 1, 2 and so on")
+    if not all(name.isprintable() for name in names.values()):
+        raise DataError("the labels in dataset.json are not plain text")
     cleaned = [(PurePosixPath(i).as_posix(), PurePosixPath(m).as_posix()) for i, m in pairs]
     return tuple(names[number] for number in range(len(names))), cleaned

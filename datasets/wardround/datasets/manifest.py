@@ -8,6 +8,7 @@ nobody can test a guessed record number, which a plain hash would allow.
 
 import hashlib
 import hmac
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,14 @@ def pseudonym(key: bytes, use: str, identity: str) -> str:
     """Return the 128 bits (hex) that stand for `identity` in one `use`, under the site's key."""
     label = f"wardround/v1/cohort/{use}\0".encode()
     return hmac.digest(key, label + identity.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
+
+
+def patient_pseudonym(key: bytes, identity: str) -> str:
+    """Return the pseudonym of a patient, however a record number was typed: with other capitals,
+    spaces or composed letters it is the same patient's, and one budget's.
+    """
+    words = unicodedata.normalize("NFC", identity.replace("\0", " ")).casefold().split()
+    return pseudonym(key, "patient", " ".join(words))
 
 
 @dataclass(frozen=True, slots=True)

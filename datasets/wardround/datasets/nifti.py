@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from wardround.datasets.cohort_image import pixel_hash
 from wardround.datasets.errors import FileRefused, Refused
-from wardround.datasets.manifest import pseudonym
+from wardround.datasets.manifest import patient_pseudonym
 from wardround.datasets.scan import Note, Paths, Probe
 from wardround.datasets.scan_guard import MEBIBYTE, files_of, read_file
 
@@ -207,7 +207,7 @@ def probe(paths: Paths, *, root: Path, classes: int, key: bytes) -> Probe:
         content=_content(image_data, mask_data),
         pixels=pixel_hash(image.voxels),
         shape=image.voxels.shape,
-        patient=pseudonym(key, "patient", image.patient) if image.patient else "",
+        patient=patient_pseudonym(key, image.patient) if image.patient else "",
         modality=image.modality,
         orientation=image.orientation,
         spacing=tuple(f"{n:.4g}" for n in image.spacing),
