@@ -11,7 +11,14 @@ import pytest
 from wardround.privacy.errors import ReportError
 from wardround.privacy.events import Access, to_leaf
 from wardround.privacy.presentation.charts import Presence
-from wardround.privacy.presentation.document import Document, Figure, Group, Section, Tone
+from wardround.privacy.presentation.document import (
+    Document,
+    Figure,
+    Group,
+    Paragraph,
+    Section,
+    Tone,
+)
 from wardround.privacy.presentation.html import render_html
 from wardround.privacy.presentation.marks import Marked, Source
 from wardround.privacy.presentation.svg import nice_top
@@ -237,6 +244,37 @@ def test_an_aborted_attempt_is_kept(report: RunReport) -> None:
     assert [(r.attempt.value, r.outcome.value) for r in third] == [(1, "aborted"), (2, "completed")]
     assert third[0].aggregate is None
     assert {d.site.value for d in third[0].dropped} == {"north", "west"}
+
+
+def test_why_an_attempt_was_aborted_is_told(report: RunReport) -> None:
+    text = page_text(report)
+    assert "1 aborted attempt at a round" in text
+    assert "aborted: fewer sites than the smallest cohort" in text
+
+
+def test_a_run_that_was_not_completed_is_told_first(report: RunReport) -> None:
+    """Its evidence may verify all the same; nobody should take that for a run that went well."""
+    ended = replace(
+        report,
+        outcome=replace(report.outcome, value="stopped"),
+        reason=replace(report.reason, value="an operator stopped it"),
+    )
+    document = run_document(ended)
+    told = "The run was stopped: an operator stopped it."
+    assert joined(document.verdict.body[0]) == told
+    wrong = next(one for one in document.answers if one.question == "What went wrong?")
+    assert joined(wrong.body[0]) == told
+
+
+def joined(paragraph: Paragraph) -> str:
+    """Return the words of a paragraph without its marks."""
+    return "".join(part if isinstance(part, str) else part.text for part in paragraph.parts)
+
+
+def test_nobody_is_named_who_does_not_collude(report: RunReport) -> None:
+    assert "Coordinator with up to 1 site " in page_text(report)
+    plan = replace(report.plan, colluders=replace(report.plan.colluders, value=0))
+    assert "Coordinator with" not in page_text(replace(report, plan=plan))
 
 
 def test_site_counts_bytes_as_it_signed(report: RunReport) -> None:

@@ -3,12 +3,7 @@
 from datetime import UTC, datetime
 
 from wardround.privacy.presentation.document import Document, cell
-from wardround.server.report.exchange_section import (
-    approval_section,
-    exchange_section,
-    sites_section,
-    summary,
-)
+from wardround.server.report.exchange_section import exchange_section
 from wardround.server.report.gaps import gaps
 from wardround.server.report.model import RunReport
 from wardround.server.report.privacy_section import privacy_section
@@ -21,6 +16,7 @@ from wardround.server.report.record_section import (
     limits_section,
     model_section,
 )
+from wardround.server.report.study_section import approval_section, sites_section, summary
 from wardround.server.report.verdict import answers, verdict
 
 

@@ -46,7 +46,7 @@ def verdict(report: RunReport) -> Verdict:
         tone=_TONES[checked.status],
         label=_LABELS[checked.status],
         headline=_headline(report),
-        body=(*_findings(checked), *_cover(checked), words(_WHOSE)),
+        body=(*_ended(report), *_findings(checked), *_cover(checked), words(_WHOSE)),
         facts=_facts(report),
     )
 
@@ -65,6 +65,14 @@ def _headline(report: RunReport) -> str:
             f"Nothing in the evidence contradicts itself, but parts of it are missing; it is {by}."
         )
     return f"The evidence of this run verifies and is {by}."
+
+
+def _ended(report: RunReport) -> Iterator[Paragraph]:
+    """Yield how a run that was not completed ended: its evidence may verify all the same."""
+    outcome, reason = report.outcome, report.reason.value
+    if outcome.value != "completed" and report.ended_ms is not None:
+        told = f"{outcome.value}: {reason}" if reason else outcome.value
+        yield words("The run was ", Cell(told, outcome.source, outcome.entries), ".")
 
 
 def _findings(checked: Verification) -> Iterator[Paragraph]:
@@ -249,17 +257,20 @@ def _cost(report: RunReport) -> Answer:
 def _went_wrong(report: RunReport, gaps: tuple[Gap, ...]) -> Answer:
     serious = sum(1 for gap in gaps if gap.serious)
     dropped = sum(len(r.dropped) for r in report.rounds)
+    aborted = sum(1 for r in report.rounds if r.outcome.value == "aborted")
     denied = sum(a.calls.value for a in report.access if a.refused)
     counts: tuple[tuple[int, str, Source], ...] = (
         (len(report.verification.findings), "finding of the verifier|findings of the verifier",
          Source.VERIFIED),
         (serious, "contradiction between entries|contradictions between entries", Source.VERIFIED),
         (len(report.faults), "fault|faults", Source.COORDINATOR),
+        (aborted, "aborted attempt at a round|aborted attempts at rounds", Source.COORDINATOR),
         (dropped, "drop-out|drop-outs", Source.COORDINATOR),
         (len(report.refusals), "refusal by a site|refusals by sites", Source.SITE),
         (denied, "refused call of the API|refused calls of the API", Source.COORDINATOR),
     )  # fmt: skip
-    lines = [
+    lines = [*_ended(report)]
+    lines += [
         words(Cell(counted(number, *name.split("|")), source))
         for number, name, source in counts
         if number
@@ -267,11 +278,10 @@ def _went_wrong(report: RunReport, gaps: tuple[Gap, ...]) -> Answer:
     if (open_points := len(gaps) - serious) > 0:
         lines.append(words(Cell(counted(open_points, "open point"), Source.VERIFIED)))
     lines += _named(gaps)
+    bad = serious or report.verification.status == "tampered"
+    tone = Tone.BAD if bad else Tone.WARNING if lines else Tone.GOOD
     if not lines:
         lines.append(words("Nothing is recorded."))
-    bad = serious or report.verification.status == "tampered"
-    open_ = gaps or any(number for number, _, _ in counts)
-    tone = Tone.BAD if bad else Tone.WARNING if open_ else Tone.GOOD
     return Answer("What went wrong?", tuple(lines), "findings", tone)
 
 
