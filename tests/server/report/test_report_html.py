@@ -221,6 +221,17 @@ def test_json_is_ascii_and_holds_hostile_texts_exactly(
     assert value["report"]["verdict"] == {"value": "incomplete", "source": "V", "entries": []}
 
 
+def test_json_holds_the_open_points_that_the_page_shows(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report(verification={"pinned": False})
+    page, file = write_report(report, tmp_path, ("html", "json"))
+    told = json.loads(file.read_bytes())["report"]["gaps"]
+    assert [(one["subject"], one["serious"]) for one in told] == [("log", False), ("west", False)]
+    for one in told:
+        assert one["words"] in page.read_text()
+
+
 def test_files_are_whole_or_absent(report: RunReport, tmp_path: Path) -> None:
     folder = tmp_path / "reports" / "run"
     paths = write_report(report, folder, ("html", "json", "html"))

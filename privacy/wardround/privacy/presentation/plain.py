@@ -8,7 +8,7 @@ from wardround.privacy.presentation.marks import Marked
 
 
 def plain(value: object) -> Json:
-    """Return the JSON form of a tree of frozen records.
+    """Return the JSON form of a tree of frozen records, or of several by their names.
 
     A marked value becomes `{"value", "source", "entries"}`. Raises TypeError for a type that a
     report's records do not use.
@@ -25,6 +25,8 @@ def plain(value: object) -> Json:
         return value
     if isinstance(value, frozenset):
         return sorted((plain(item) for item in value), key=str)
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     if is_dataclass(value):
