@@ -97,10 +97,14 @@ class Table:
         )
         return found if self.cite and any(found) and not self.anchors else ()
 
-    def column_source(self, index: int) -> Source | None:
-        """Return the mark that all cells of a column share, or None: then each shows its own."""
-        sources = {row[index].source for row in self.rows if row[index].text}
-        return sources.pop() if len(sources) == 1 else None
+    @property
+    def sources(self) -> tuple[Source | None, ...]:
+        """Return, per column, the mark that all its cells share, or None: each shows its own."""
+        shared: list[Source | None] = []
+        for index in range(len(self.columns)):
+            found = {row[index].source for row in self.rows if row[index].text}
+            shared.append(found.pop() if len(found) == 1 else None)
+        return tuple(shared)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,9 +89,7 @@ def _data(value: object, drawn: Drawn) -> object:
     }
     if isinstance(value, Table):
         written["evidence"] = _data(value.evidence, drawn)
-        written["sources"] = [
-            _data(value.column_source(index), drawn) for index in range(len(value.columns))
-        ]
+        written["sources"] = _data(value.sources, drawn)
     return {"kind": type(value).__name__, **written}
 
 
