@@ -15,6 +15,7 @@ from pypdf.generic import ArrayObject, DictionaryObject
 from wardround.privacy.errors import ReportError
 from wardround.privacy.presentation import pdf
 from wardround.privacy.presentation.document import Cell, Document, Paragraph, Table, columns
+from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.pdf import render_pdf
 from wardround.server.report import RunReport
 from wardround.server.report.document import run_document
@@ -156,6 +157,15 @@ def test_says_what_the_page_says(data: bytes, report: RunReport) -> None:
     assert report.plan.digest.value in unbroken
     assert report.updates[0].digest.value in unbroken
     assert "It is not evidence of" in text
+
+
+def test_words_of_the_report_are_not_broken_and_names_may_be(report: RunReport) -> None:
+    """Many columns are narrow: a name from elsewhere must not run into the next one."""
+    for source, whole in ((None, 14), (Source.SITE, 0)):
+        table = Table("T", columns(*"ABCDEFGHIJKLMN"), ((Cell("cybersecurity", source),) * 14,))
+        section = replace(run_document(report).sections[0], blocks=(table,))
+        text = text_of(render_pdf(replace(first_pages(report), sections=(section,))))
+        assert text.count("cybersecurity") == whole
 
 
 def test_same_report_gives_the_same_bytes(data: bytes, report: RunReport) -> None:
