@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import unescape
@@ -107,6 +108,7 @@ def test_run_and_decisions(report: SiteReport) -> None:
     assert run.closed.value
     assert [one.decision.value for one in report.decisions] == ["approved"]
     assert report.decisions[0].reason.source is Source.EXTERNAL  # it refers to a legal basis
+    assert "study-1 – – –" in page_text(report)  # and none is named
     assert [key.step.value for key in report.keys] == ["enrolled"]
 
 
@@ -188,6 +190,29 @@ def test_statement_without_receipt_is_open(small: Any) -> None:
     assert site_document(report).verdict.label == "Open"
     assert report.egress[-1].entry.value == -1
     assert "no receipt" in page_text(report)
+    assert wrong(report) == ("warning", ["1 statement without a receipt", "1 refusal by this site"])
+
+
+def test_what_went_wrong_is_answered_for_less_than_contradictions(report: SiteReport) -> None:
+    """A run that was stopped and a refusal are no attack, but they went wrong."""
+    (run,) = report.runs
+    decision = report.decisions[0]
+    refused = replace(decision, decision=replace(decision.decision, value="refused"))
+    changed = replace(
+        report,
+        runs=(replace(run, outcome=replace(run.outcome, value="stopped")),),
+        decisions=(decision, refused),
+    )
+    assert wrong(report) == ("good", ["Nothing is recorded."])
+    assert wrong(changed) == ("warning", ["1 run not completed", "1 refusal by this site"])
+
+
+def wrong(report: SiteReport) -> tuple[str, list[str]]:
+    """Return the tone and the lines of the answer to what went wrong."""
+    answers = site_document(report).answers
+    answer = next(one for one in answers if one.question == "What went wrong?")
+    lines = [item.parts[0] for item in answer.body]
+    return answer.tone.value, [one if isinstance(one, str) else one.text for one in lines]
 
 
 def test_statement_removed_from_the_database_is_found(small: Any) -> None:

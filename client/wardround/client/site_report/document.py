@@ -1,6 +1,7 @@
 """A site's report over a period as a document: first what left the site and whether all is held."""
 
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from wardround.client.site_report.model import SiteReport
 from wardround.client.site_report.sections import (
@@ -28,6 +29,9 @@ from wardround.privacy.presentation.document import (
 )
 from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.wording import counted, epsilon, pseudonym
+
+Counted: TypeAlias = tuple[int, str, Source]
+"""A number, what it counts as "one|many", and who says so."""
 
 LEGEND = (
     (Source.SITE, "Signed by this site, or from its own privacy ledger."),
@@ -187,18 +191,31 @@ def _held(report: SiteReport) -> Answer:
 
 
 def _wrong(report: SiteReport) -> Answer:
+    waiting = report.chain.statements.value - report.chain.receipts.value
+    refusals = sum(1 for one in report.decisions if one.decision.value == "refused")
+    going = ("completed", "not ended")
+    unfinished = sum(1 for run in report.runs if run.outcome.value not in going)
+    serious: tuple[Counted, ...] = (
+        (len(report.chain.problems), "break in the chain|breaks in the chain", Source.VERIFIED),
+        (len(report.refused), "checkpoint refused|checkpoints refused", Source.VERIFIED),
+        (len(over_budget(report)), "data set over budget|data sets over budget", Source.VERIFIED),
+        (len(report.log.unreadable), "unreadable entry|unreadable entries", Source.VERIFIED),
+    )
+    others: tuple[Counted, ...] = (
+        (waiting, "statement without a receipt|statements without a receipt", Source.VERIFIED),
+        (unfinished, "run not completed|runs not completed", Source.COORDINATOR),
+        (refusals, "refusal by this site|refusals by this site", Source.SITE),
+    )
     lines = [
-        words(Cell(counted(number, one, many), Source.VERIFIED))
-        for number, one, many in (
-            (len(report.chain.problems), "break in the chain", "breaks in the chain"),
-            (len(report.refused), "checkpoint refused", "checkpoints refused"),
-            (len(over_budget(report)), "data set over budget", "data sets over budget"),
-            (len(report.log.unreadable), "unreadable entry", "unreadable entries"),
-        )
+        words(Cell(counted(number, *name.split("|")), source))
+        for number, name, source in (*serious, *others)
         if number
     ]
-    tone = Tone.BAD if lines else Tone.GOOD
-    return Answer("What went wrong?", tuple(lines) or (words("Nothing is recorded."),), "log", tone)
+    bad = any(number for number, _, _ in serious)
+    tone = Tone.BAD if bad else Tone.WARNING if lines else Tone.GOOD
+    section = "decisions" if lines and not bad and not waiting else "log"
+    told = tuple(lines) or (words("Nothing is recorded."),)
+    return Answer("What went wrong?", told, section, tone)
 
 
 def _not_shown() -> Answer:

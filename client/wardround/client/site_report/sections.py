@@ -107,7 +107,7 @@ def decisions_section(report: SiteReport) -> Section:
                 cell(d.study),
                 cell(d.run, or_dash),
                 cell(d.round, lambda n: str(n) if n else "–"),
-                cell(d.reason),
+                cell(d.reason, or_dash),
             )
             for d in report.decisions
         ),
