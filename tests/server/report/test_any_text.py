@@ -96,6 +96,14 @@ def test_charts_are_well_formed_xml(text: str) -> None:
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
 
 
+def test_the_longest_name_of_a_site_is_whole_in_a_chart() -> None:
+    name = "n" * 32
+    grid = Grid("t", "d", ("1",), ((name, (Presence.INCLUDED,)),), "Round")
+    line = Line(f"{name}, 0123456789ab…", "d", ((0, 0.5),), 2.0, "b", "x", "y", 2.5)
+    for chart in (grid, line):
+        assert "more characters" not in svg.draw(chart, svg.PAPER, "c")
+
+
 @given(ANY)
 @example(NASTY)
 @example("\u65e5\u672c \u0645 \U0001f600")

@@ -14,7 +14,14 @@ from pypdf.generic import ArrayObject, DictionaryObject
 
 from wardround.privacy.errors import ReportError
 from wardround.privacy.presentation import pdf
-from wardround.privacy.presentation.document import Cell, Document, Paragraph, Table, columns
+from wardround.privacy.presentation.document import (
+    Cell,
+    Document,
+    Facts,
+    Paragraph,
+    Table,
+    columns,
+)
 from wardround.privacy.presentation.marks import Source
 from wardround.privacy.presentation.pdf import render_pdf
 from wardround.server.report import RunReport
@@ -166,6 +173,18 @@ def test_words_of_the_report_are_not_broken_and_names_may_be(report: RunReport) 
         section = replace(run_document(report).sections[0], blocks=(table,))
         text = text_of(render_pdf(replace(first_pages(report), sections=(section,))))
         assert text.count("cybersecurity") == whole
+
+
+def test_a_word_longer_than_a_line_stays_on_the_page(report: RunReport) -> None:
+    endless = Cell("x" * 200)
+    section = replace(
+        run_document(report).sections[0],
+        blocks=(Paragraph((endless,)), Facts((("t", (endless,)),))),
+    )
+    document = replace(first_pages(report), title=endless, sections=(section,))
+    text = text_of(render_pdf(document))
+    assert text.count("x") >= 600
+    assert "x" * 110 not in text
 
 
 def test_same_report_gives_the_same_bytes(data: bytes, report: RunReport) -> None:

@@ -36,6 +36,7 @@ PAPER = Palette(
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 30.0, 40.0
 _TEXT = 12
+_NAME = 32  # as long as the name of a site can be
 WIDE = 400  # a wider drawing is not shrunk to a narrow screen: its letters would be too small
 
 
@@ -128,7 +129,7 @@ def _bars(chart: Bars, palette: Palette) -> tuple[float, float, Iterator[str]]:
 
 
 def _grid(chart: Grid, palette: Palette) -> tuple[float, float, Iterator[str]]:
-    names = max((len(printable(name, limit=24)) for name, _ in chart.rows), default=4)
+    names = max((len(printable(name, limit=_NAME)) for name, _ in chart.rows), default=4)
     left, cell = 16.0 + 7.2 * names, 30.0
     columns = len(chart.rounds)
     cell = cell if columns <= 20 else max(9.0, 600 / columns)
@@ -144,7 +145,12 @@ def _grid(chart: Grid, palette: Palette) -> tuple[float, float, Iterator[str]]:
         for row, (name, states) in enumerate(chart.rows):
             y = _TOP + 34 + 28.0 * row
             yield _label(
-                printable(name, limit=24), left - 12, y + 4, palette, anchor="end", fill=palette.ink
+                printable(name, limit=_NAME),
+                left - 12,
+                y + 4,
+                palette,
+                anchor="end",
+                fill=palette.ink,
             )
             yield _shape("line", x1=left, y1=y, x2=left + cell * columns, y2=y, stroke=palette.rule)
             for index, state in enumerate(states):
@@ -208,7 +214,9 @@ def _some(values: range, most: int) -> range:
 
 
 def _heading(text: str, palette: Palette) -> str:
-    return _label(printable(text, limit=40), 8, 17, palette, fill=palette.ink, weight=600, size=13)
+    return _label(
+        printable(text, limit=_NAME + 16), 8, 17, palette, fill=palette.ink, weight=600, size=13
+    )
 
 
 def _axis_title(text: str, width: float, height: float, palette: Palette) -> str:
