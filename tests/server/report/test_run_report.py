@@ -146,6 +146,18 @@ def test_tampered_evidence_is_told_first(make_report: MakeReport) -> None:
     )
 
 
+def test_evidence_that_verifies_and_shows_a_budget_overrun_is_not_shown_as_good(
+    make_report: MakeReport,
+) -> None:
+    report = make_report(verification={"findings": ()})
+    assert run_document(report).verdict.tone is Tone.GOOD
+    spend = report.spends[0]
+    over = replace(spend, after=replace(spend.after, value="4.1"))
+    told = run_document(replace(report, spends=(over, *report.spends[1:]))).verdict
+    assert told.tone is Tone.WARNING
+    assert told.headline.endswith("but it shows 1 contradiction between entries.")
+
+
 def test_a_pin_that_did_not_hold_is_not_called_missing(make_report: MakeReport) -> None:
     wrong = Finding("pin", None, "225 entries, root " + "ab" * 32, "root " + "cd" * 32)
     report = make_report(verification={"findings": (wrong,), "pinned": False})

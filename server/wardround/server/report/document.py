@@ -42,7 +42,7 @@ def run_document(report: RunReport) -> Document:
         title=cell(report.plan.title),
         subtitle=("Run ", cell(report.run), ": ", summary(report)),
         at=datetime.fromtimestamp(newest // 1000, UTC),
-        verdict=verdict(report),
+        verdict=verdict(report, open_points),
         answers=answers(report, open_points),
         sections=(*sections, provisions_section(headings), entries),
         entries=frozenset(entry.index for entry in report.entries),

@@ -39,19 +39,25 @@ _TONES = {"verified": Tone.GOOD, "incomplete": Tone.WARNING, "tampered": Tone.BA
 _LABELS = {"verified": "Verified", "incomplete": "Incomplete", "tampered": "Tampered with"}
 
 
-def verdict(report: RunReport) -> Verdict:
-    """Return what the verifier found, who cosigned, and what that covers."""
+def verdict(report: RunReport, gaps: tuple[Gap, ...]) -> Verdict:
+    """Return what the verifier found, who cosigned, and what that covers.
+
+    Evidence that verifies may tell of what should not be, such as a budget overrun: it is not
+    shown as good.
+    """
     checked = report.verification
+    serious = sum(1 for gap in gaps if gap.serious)
+    tone = _TONES[checked.status]
     return Verdict(
-        tone=_TONES[checked.status],
+        tone=Tone.WARNING if serious and tone is Tone.GOOD else tone,
         label=_LABELS[checked.status],
-        headline=_headline(report),
+        headline=_headline(report, serious),
         body=(*_ended(report), *_findings(checked), *_cover(checked), words(_WHOSE)),
         facts=_facts(report),
     )
 
 
-def _headline(report: RunReport) -> str:
+def _headline(report: RunReport, serious: int) -> str:
     checked = report.verification
     if checked.status == "tampered":
         broken = sum(1 for finding in checked.findings if finding.breaks)
@@ -64,6 +70,9 @@ def _headline(report: RunReport) -> str:
         return (
             f"Nothing in the evidence contradicts itself, but parts of it are missing; it is {by}."
         )
+    if serious:
+        what = counted(serious, "contradiction between entries", "contradictions between entries")
+        return f"The evidence of this run verifies and is {by}, but it shows {what}."
     return f"The evidence of this run verifies and is {by}."
 
 
