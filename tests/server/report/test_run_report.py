@@ -264,6 +264,18 @@ def test_why_an_attempt_was_aborted_is_told(report: RunReport) -> None:
     assert "aborted: fewer sites than the smallest cohort" in text
 
 
+def test_nobody_is_in_a_sum_that_was_not_opened(report: RunReport) -> None:
+    """The survivors of an attempt may be chosen, and it be aborted when too few sign them."""
+    chosen = [
+        replace(one, survivors=replace(one.survivors, value=("east", "north", "south")))
+        if one.aggregate is None
+        else one
+        for one in report.rounds
+    ]
+    text = page_text(replace(report, rounds=tuple(chosen)))
+    assert "UTC none aborted: fewer sites" in text
+
+
 def test_a_run_that_was_not_completed_is_told_first(report: RunReport) -> None:
     """Its evidence may verify all the same; nobody should take that for a run that went well."""
     ended = replace(

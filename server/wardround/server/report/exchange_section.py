@@ -145,7 +145,7 @@ def _rounds(report: RunReport) -> tuple[Block, ...]:
                 _attempt(report, r.round, r.attempt),
                 cell(r.purpose),
                 when(r.started_ms),
-                cell(r.survivors, listing),
+                cell(r.survivors, listing if r.aggregate else lambda _: "none"),
                 _outcome(r),
                 _samples(report, r),
                 _replayed(r.aggregate.replayed is not None) if r.aggregate else Cell("–"),
