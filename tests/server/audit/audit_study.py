@@ -37,7 +37,8 @@ from wardround.privacy.events import (
 )
 from wardround.privacy.identity import FileSigner, Roster, SiteKeys
 from wardround.privacy.loghead import LogHead
-from wardround.privacy.model import TensorLayout
+from wardround.privacy.model import TensorLayout, initial_vector, model_digest
+from wardround.privacy.optimiser import Optimiser
 from wardround.privacy.plan import SignedPlan, StudyPlan
 from wardround.privacy.plan_entry import plan_entry
 from wardround.privacy.secagg import (
@@ -149,7 +150,8 @@ class Study:
                 for m in self.members.values()
             )
         )
-        self.model = hashlib.sha256(b"model 0").hexdigest()
+        self.vector = initial_vector(self.plan.model.tensors, self.plan.model.seed)
+        self.optimiser = Optimiser(self.plan)
         self.uploads: dict[int, dict[str, SiteDigest]] = {}
 
     def _member(self, name: str) -> Member:
@@ -158,6 +160,10 @@ class Study:
         public = self.signer.public_bytes()
         witness = Witness(engine, name, identity, key, ORIGIN, public, self.clock)
         return Member(name, identity, key, witness, LogLink(self.log, name))
+
+    @property
+    def model(self) -> str:
+        return model_digest(self.vector)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -245,7 +251,7 @@ class Study:
         for name, part in parts.items():
             part.confirm(self.aggregator.confirmation(name))
             self.members[name].participant = part
-        spec = self.spec.spec
+        spec, data = self.spec.spec, encode(book)
         self.say(
             RunStart(
                 "run-1", "study-1", self.plan.digest(), self.roster.digest(), digest(spec).hex(),
@@ -253,7 +259,7 @@ class Study:
                 spec.counters, "wardround-0.1.0",
             ),
             KeyBookMade(
-                "run-1", digest(book).hex(), book.sites, len(encode(book)), encode(book).hex()
+                "run-1", hashlib.sha256(data).hexdigest(), book.sites, len(data), data.hex()
             ),
         )  # fmt: skip
         self.sync()
@@ -272,7 +278,8 @@ class Study:
         self.sync()
         survivors = self.aggregator.survivors()
         dropped = tuple(Dropped(name, "upload", "no answer") for name in absent)
-        self.say(Survivors("run-1", number, 1, context, survivors, "", dropped))
+        headers = digest(self.aggregator.survivors_for(survivors[0]).set).hex()
+        self.say(Survivors("run-1", number, 1, context, survivors, headers, dropped))
         for name in survivors:
             part = self.members[name].participant
             assert part is not None
@@ -290,13 +297,15 @@ class Study:
         self.sync()
         result = self.aggregator.result()
         uploads = tuple(self.uploads[number][name] for name in survivors)
-        before, self.model = self.model, hashlib.sha256(f"model {number}".encode()).hexdigest()
+        before = self.model
+        if result.weight:
+            self.vector = self.optimiser.move(self.vector, result.mean)
         counters = tuple(Counter(n, v) for n, v in result.counters.items())
         accuracy = f"{result.counters['correct'] / result.counters['evaluated']:.4f}"
         self.say(
             Aggregated(
-                "run-1", number, 1, context, result.digest, 160, uploads, survivors,
-                result.weight, counters, self.model, encode(quorum).hex(),
+                "run-1", number, 1, context, result.digest, self.aggregator.opened().nbytes,
+                uploads, survivors, result.weight, counters, self.model, encode(quorum).hex(),
             ),
             Evaluation("run-1", number, before, counters, (Metric("accuracy", accuracy),)),
             RoundEnd("run-1", number, 1, "completed", "", survivors, sent, 160 * len(names)),

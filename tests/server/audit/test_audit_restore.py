@@ -68,7 +68,7 @@ def test_the_way_forward_is_a_sites_copy(restored: Study) -> None:
     restored.sync()
     restored.play_round(1)
     restored.play_round(2)
-    restored.play_round(3)
+    restored.play_round(3, purpose="evaluate")
     restored.finish()
     evidence = restored.evidence()
     result = Forger(restored, evidence).verify(restored.folder, pins=[evidence.pin], replay=True)

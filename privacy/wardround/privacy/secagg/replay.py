@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from wardround.privacy.identity import Roster
 from wardround.privacy.secagg import checks
+from wardround.privacy.secagg.codec import digest
 from wardround.privacy.secagg.collection import Collection
 from wardround.privacy.secagg.messages import (
     KeyBook,
@@ -20,9 +21,12 @@ from wardround.privacy.secagg.segments import Ring
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Digest of the opened sum (hex), survivors, and the aggregate unless group mode hides it."""
+    """Digest (hex) and bytes of the opened sum, survivors with the digest (hex) of the set of
+    their headers, and the aggregate unless group mode hides it."""
 
     digest: str
+    size: int
+    headers: str
     survivors: tuple[str, ...]
     aggregate: Aggregate | None
 
@@ -55,4 +59,10 @@ def replay(
     for answer in shares:
         collection.add_shares(answer)
     opened = collection.open()
-    return Replayed(opened.digest.hex(), survivors.sites, opened.aggregate)
+    return Replayed(
+        opened.digest.hex(),
+        opened.vector.nbytes,
+        digest(survivors).hex(),
+        survivors.sites,
+        opened.aggregate,
+    )

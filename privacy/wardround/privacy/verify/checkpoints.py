@@ -108,8 +108,10 @@ class Checkpoints:
                     continue
                 if site in times:
                     self.findings.add("cosignature", entry, f"{site} counts once", "a second line")
-                elif size > found.revoked.get(site, size):
-                    self.findings.add("revoked", entry, "a witness in force", f"{site}, revoked")
+                elif size > found.retired.get(hints[line.key_id], size):
+                    self.findings.add(
+                        "revoked", entry, f"a key of {site} in force", "a key that was given up"
+                    )
                 else:
                     times[site] = time_s
         return times

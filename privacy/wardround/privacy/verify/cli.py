@@ -155,7 +155,8 @@ def _show(result: Verification) -> None:
             "the coordinator"
         )
     )
-    print(f"replayed     {len(result.replayed)} aggregates")
+    models = f", {len(result.remade)} models made again from them" if result.remade else ""
+    print(f"replayed     {len(result.replayed)} aggregates{models}")
     if result.hidden:
         told = (
             f"{len(result.hidden)} of them down to the sum under the group masks; what it says, "

@@ -25,7 +25,16 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from wardround.privacy.errors import MalformedData, SignatureInvalid
-from wardround.privacy.events import Enrol, Genesis, Leaf, Revoke, Rotate, RunStart, from_leaf
+from wardround.privacy.events import (
+    Enrol,
+    Genesis,
+    Leaf,
+    Restored,
+    Revoke,
+    Rotate,
+    RunStart,
+    from_leaf,
+)
 from wardround.privacy.identity import Roster, SiteKeys
 from wardround.privacy.keyring import ChainBroken, Keyring
 from wardround.privacy.statements import Envelope
@@ -43,7 +52,7 @@ class EntryPass:
 
     `roots` and `times` hold, for each size asked for, the tree's root and the time of its last
     entry. `witness_keys` are, by site, the keys the log gave it beyond the policy's, with the
-    entry from which each counts.
+    entry from which each counts; `retired` the entry at which a witness key was given up.
     """
 
     policy: Policy
@@ -57,7 +66,7 @@ class EntryPass:
     runs: Runs = field(init=False)
     ring: Keyring = field(init=False)
     witness_keys: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
-    revoked: dict[str, int] = field(default_factory=dict)
+    retired: dict[bytes, int] = field(default_factory=dict)
     compromised: list[tuple[int, str, int]] = field(default_factory=list)
     rosters: dict[str, Roster] = field(default_factory=dict)
     coordinator: bytes = b""
@@ -76,7 +85,6 @@ class EntryPass:
             if data is None:
                 self.findings.add("columns", index, "no more entries", "more rows of columns")
                 break
-            self.tree.append(leaf_hash(data))
             try:
                 leaf = from_leaf(data)
             except MalformedData as error:
@@ -85,9 +93,12 @@ class EntryPass:
                 self._entry(index, leaf)
                 if row != columns(index, leaf):
                     self.findings.add("columns", index, columns(index, leaf).decode(), _shown(row))
+            self.tree.append(leaf_hash(data))
             if index + 1 in sizes:
                 self.roots[index + 1] = self.tree.root()
                 self.times[index + 1] = self._time
+        if self.tree.size == 0:
+            self.findings.add("genesis", None, "one genesis, as the first entry", "no entries")
         for site in list(self._newest):
             self._settle(site)
         for index in self.every.finish() if self.every is not None else ():
@@ -102,6 +113,8 @@ class EntryPass:
             self._site(index, leaf)
         if isinstance(leaf.event, RunStart):
             self._roster(index, leaf.event)
+        if isinstance(leaf.event, Restored):
+            self._restored(index, leaf.event)
         self.runs.add(index, leaf)
         self.projection.add(index, leaf)
 
@@ -120,6 +133,14 @@ class EntryPass:
         if index == 0 and isinstance(first, Genesis):
             self.coordinator = bytes.fromhex(first.coordinator_key or first.log_key)
             self.runs.plans.coordinator = self.coordinator
+
+    def _restored(self, index: int, event: Restored) -> None:
+        """What was taken back ends where the entry that says so stands."""
+        before = f"{index} entries of root {self.tree.root().hex()}, more than before"
+        said = f"from {event.from_size} to {event.to_size} entries of root {event.root}"
+        right = event.to_size == index and event.root == self.tree.root().hex()
+        if not right or event.from_size >= event.to_size:
+            self.findings.add("root", index, before, said)
 
     def _roster(self, index: int, event: RunStart) -> None:
         """The keys that the run pins must be the logged ones of its participants."""
@@ -179,13 +200,12 @@ class EntryPass:
         if isinstance(event, Rotate):
             keys = self.witness_keys.setdefault(leaf.site, [])
             keys.append((index, bytes.fromhex(event.witness)))
+        if isinstance(event, Rotate | Revoke) and state is not None:
+            self.retired.setdefault(state.witness, index)
         if isinstance(event, Revoke):
-            self.revoked[leaf.site] = index
             self._keys.pop(leaf.site, None)
             if event.compromised_since_ms:
                 self.compromised.append((index, leaf.site, event.compromised_since_ms))
-        elif isinstance(event, Enrol):
-            self.revoked.pop(leaf.site, None)
 
     def _settle(self, site: str) -> None:
         """Check the newest signature of a key before the key goes, or the log ends."""
@@ -212,19 +232,23 @@ def check_compromised(
     found: EntryPass, leaves: Callable[[], Iterator[bytes]], findings: Findings
 ) -> None:
     """Mark the statements between the time a key was stolen and its revocation."""
+    if not found.compromised:
+        return
+    spans: dict[str, list[tuple[int, int]]] = {}
     for end, site, since in found.compromised:
-        for index, data in enumerate(leaves()):
-            if index >= end:
-                break
-            try:
-                leaf = from_leaf(data)
-            except MalformedData:
-                continue  # has its own finding
-            if leaf.statement is not None and leaf.site == site and leaf.ts_ms >= since:
-                findings.add(
-                    "compromised",
-                    index,
-                    f"a key of {site} that only {site} holds",
-                    f"{leaf.kind}, when the key may have been stolen",
-                    breaks=False,
-                )
+        spans.setdefault(site, []).append((end, since))
+    for index, data in enumerate(leaves()):
+        try:
+            leaf = from_leaf(data)
+        except MalformedData:
+            continue  # has its own finding
+        if leaf.statement is None or leaf.site not in spans:
+            continue
+        if any(index < end and leaf.ts_ms >= since for end, since in spans[leaf.site]):
+            findings.add(
+                "compromised",
+                index,
+                f"a key of {leaf.site} that only {leaf.site} holds",
+                f"{leaf.kind}, when the key may have been stolen",
+                breaks=False,
+            )

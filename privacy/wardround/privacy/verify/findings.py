@@ -103,8 +103,9 @@ class Verification:
     cosigned the newest checkpoint that reached the quorum (`size` entries, hex `root`, cosigned
     last at `time_ms`; 0 and the newest signed checkpoint when none reached it). `replayed` are
     the entries of aggregates that were added up again, `recomputed` those of privacy spends with
-    the epsilon the verifier found. `hidden` are those of `replayed` in group mode: the sum opened
-    again as far as an outsider can, down to the masks of the group key.
+    the epsilon the verifier found. `remade` are the entries of aggregates from which the model that
+    they led to was made again, from the plan's first model on. `hidden` are those of `replayed` in
+    group mode: the sum opened again as far as an outsider can, down to the masks of the group key.
     """
 
     size: int
@@ -117,6 +118,7 @@ class Verification:
     findings: tuple[Finding, ...]
     replayed: frozenset[int] = frozenset()
     recomputed: tuple[tuple[int, str], ...] = ()
+    remade: frozenset[int] = frozenset()
     hidden: frozenset[int] = frozenset()
 
     @property
@@ -148,6 +150,7 @@ class Verification:
             "colluders_covered": self.colluders_covered,
             "pinned": self.pinned,
             "replayed": sorted(self.replayed),
+            "remade": sorted(self.remade),
             "hidden": sorted(self.hidden),
             "recomputed": [[entry, value] for entry, value in self.recomputed],
             "findings": [finding.to_json() for finding in self.findings],

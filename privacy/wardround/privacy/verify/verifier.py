@@ -92,8 +92,10 @@ class _Work:
         check_compromised(found, lambda: self.bundle.lines(ENTRIES), self.findings)
         self._projections(found)
         self._described(manifest, found)
-        replayed = self._replay(found)
-        recomputed = Recompute(self.findings).all(found.runs.spends) if self.recompute else ()
+        replayed, remade = self._replay(found)
+        recomputed = (
+            Recompute(self.findings).all(found.runs.ledgers.spends) if self.recompute else ()
+        )
 
         shown = size or max(checkpoints.notes, default=0)
         times = counted.get(size, {}) if size else {}
@@ -108,7 +110,8 @@ class _Work:
             findings=self.findings.all(),
             replayed=replayed,
             recomputed=recomputed,
-            hidden=replayed & {one.entry for one in found.runs.opened if one.run.group_mode},
+            remade=remade,
+            hidden=replayed & {one.entry for one in found.runs.rounds.opened if one.run.group_mode},
         )
 
     def _manifest(self) -> dict[str, canonical.Json]:
@@ -130,11 +133,11 @@ class _Work:
             "run": run if isinstance(run, str) else None,
             "size": found.tree.size,
         }
-        if manifest != right:
+        if canonical.dumps(manifest) != canonical.dumps(right):
             self.findings.add("bundle", None, _short(right), _short(manifest))
         if isinstance(run, str) and run not in found.runs.runs:
             self.findings.add("run", None, "the run of the bundle", _short(run), breaks=False)
-        for digest, entry in found.runs.blobs.items():
+        for digest, entry in found.runs.rounds.blobs.items():
             if entry is None:
                 self.findings.add(
                     "blob", None, "an update that names it", f"none of {digest}", breaks=False
@@ -145,8 +148,8 @@ class _Work:
     def _entries(self, every: bool, wanted: dict[int, bytes], sizes: set[int]) -> EntryPass:
         signatures = Signatures(self.jobs) if every else None
         found = EntryPass(self.policy, signatures)
-        found.runs.keep_opened, found.runs.keep_spends = self.replay, self.recompute
-        found.runs.blobs = dict.fromkeys(self.bundle.blobs())
+        found.runs.rounds.keep_opened, found.runs.ledgers.keep = self.replay, self.recompute
+        found.runs.rounds.blobs = dict.fromkeys(self.bundle.blobs())
         try:
             found.run(self._watched(wanted), self.bundle.lines(COLUMNS), sizes)
         finally:
@@ -192,39 +195,50 @@ class _Work:
                 )
 
     def _projections(self, found: EntryPass) -> None:
-        said = canonical.loads_object(self.bundle.read(PROJECTIONS, 2**28), max_bytes=2**28)
-        derived = canonical.loads_object(
-            canonical.dumps(found.projection.to_json()), max_bytes=2**28
-        )
-        for table in sorted(said.keys() | derived.keys()):
-            rows, right = said.get(table), derived.get(table)
-            if rows == right:
-                continue
-            if not isinstance(rows, dict) or not isinstance(right, dict):
-                self.findings.add("projection", None, f"the table {table}", "none, or a new one")
-                continue
-            for key in sorted(rows.keys() | right.keys()):
-                if rows.get(key) != right.get(key):
-                    self.findings.add(
-                        "projection",
-                        None,
-                        f"{table} {key}: {_short(right.get(key))}",
-                        _short(rows.get(key)),
-                    )
+        """Compare the coordinator's summary with the one that follows from the entries."""
+        right = canonical.dumps(found.projection.to_json())
+        # Of a summary that is much too long no part is looked at: reading takes memory.
+        limit = 2 * len(right) + 2**20
+        data = self.bundle.read(PROJECTIONS, limit)
+        if data == right:
+            return
+        said = canonical.loads_object(data, max_bytes=limit)
+        derived = canonical.loads_object(right, max_bytes=limit)
+        if said.keys() != derived.keys():
+            self.findings.add("projection", None, _names(derived), _names(said))
+        for table in sorted(said.keys() & derived.keys()):
+            rows, wanted = _rows(said[table]), _rows(derived[table])
+            for key in sorted(rows.keys() | wanted.keys()):
+                row, want = rows.get(key, "no row"), wanted.get(key, "no row")
+                if row != want:
+                    self.findings.add("projection", None, f"{table} {key}: {want}"[:400], row[:300])
 
-    def _replay(self, found: EntryPass) -> frozenset[int]:
+    def _replay(self, found: EntryPass) -> tuple[frozenset[int], frozenset[int]]:
+        """Return the entries of the sums, and of the models, that were made again."""
         if not self.replay:
-            if found.runs.first_opened is not None:
+            if found.runs.rounds.first_opened is not None:
                 self.findings.add(
                     "replay",
-                    found.runs.first_opened,
+                    found.runs.rounds.first_opened,
                     "aggregates added up again (--replay)",
                     "not asked for",
                     breaks=False,
                 )
-            return frozenset()
-        replay = Replay(self.bundle, found.rosters, found.coordinator, self.findings)
-        return replay.all(found.runs.opened)
+            return frozenset(), frozenset()
+        plans = found.runs.plans.read
+        replay = Replay(self.bundle, found.rosters, plans, found.coordinator, self.findings)
+        return replay.all(found.runs.rounds.opened), frozenset(replay.models)
+
+
+def _names(tables: dict[str, canonical.Json]) -> str:
+    return f"the tables {', '.join(sorted(tables))}"[:300]
+
+
+def _rows(table: canonical.Json) -> dict[str, str]:
+    """Return the rows of a table as text, in which 1 is not true and null is not missing."""
+    if not isinstance(table, dict):
+        return {"": canonical.dumps(table).decode()}
+    return {key: canonical.dumps(row).decode() for key, row in table.items()}
 
 
 def _short(value: canonical.Json) -> str:

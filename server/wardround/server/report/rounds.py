@@ -110,14 +110,18 @@ def _aggregate(
     return AggregateFacts(
         digest=noted.mark(event.digest),
         weight=noted.mark(event.weight),
-        model_digest=_next_model(noted, steps),
+        model_digest=_next_model(noted, steps, verification),
         counters=tuple((one.name, noted.mark(one.value)) for one in event.counters),
         replayed=Marked(True, Source.VERIFIED, (noted.index,)) if replayed else None,
     )
 
 
-def _next_model(noted: Noted[Aggregated], steps: Sequence[Noted[ModelStep]]) -> Marked[str]:
-    """Return the model's digest as the coordinator logged it, or in group mode most sites."""
+def _next_model(
+    noted: Noted[Aggregated], steps: Sequence[Noted[ModelStep]], verification: Verification
+) -> Marked[str]:
+    """Return the model's digest as made again, else as the coordinator logged it, or most sites."""
+    if noted.index in verification.remade:
+        return Marked(noted.event.model_digest, Source.VERIFIED, (noted.index,))
     if noted.event.model_digest:
         return noted.mark(noted.event.model_digest)
     taken = [step for step in steps if step.event.context == noted.event.context]
