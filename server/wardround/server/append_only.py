@@ -7,7 +7,9 @@ Some ways around a plain "no UPDATE, no DELETE" pair of triggers, and what close
 `INSERT OR REPLACE` in SQLite deletes without firing delete triggers, so inserts must continue
 the table; TRUNCATE in PostgreSQL fires no row trigger, so it has its own; a replication role
 skips ordinary triggers, so these are ENABLE ALWAYS; Alembic's batch mode copies a table and
-forgets its triggers, so they are made again after each migration and compared at each start.
+forgets its triggers, so they are made again after each migration and compared at each start; a
+temporary table of the same name would be counted in PostgreSQL, so the schema is named; another
+trigger, a rule or an inheriting table could drop, change or add rows unseen, so there may be none.
 """
 
 from sqlalchemy import Connection, text
@@ -15,14 +17,17 @@ from sqlalchemy import Connection, text
 from wardround.server.errors import GuardMissing
 from wardround.server.models import APPEND_ONLY
 
-# What makes a new row acceptable, as a condition under which it is *not*.
+# What makes a new row acceptable, as a condition under which it is *not*. In SQLite a trigger sees
+# its own database only; in PostgreSQL `schema` is the one of the tables, with its dot.
 _REFUSE_INSERT = {
-    "log_entry": "NEW.idx <> (SELECT COALESCE(MAX(idx) + 1, 0) FROM log_entry)",
+    "log_entry": "NEW.idx <> (SELECT COALESCE(MAX(idx) + 1, 0) FROM {schema}log_entry)",
     "checkpoint": (
-        "NEW.size <= (SELECT COALESCE(MAX(size), -1) FROM checkpoint) "
-        "OR NEW.size > (SELECT COALESCE(MAX(idx) + 1, 0) FROM log_entry)"
+        "NEW.size <= (SELECT COALESCE(MAX(size), -1) FROM {schema}checkpoint) "
+        "OR NEW.size > (SELECT COALESCE(MAX(idx) + 1, 0) FROM {schema}log_entry)"
     ),
-    "cosignature": "EXISTS (SELECT 1 FROM cosignature WHERE size = NEW.size AND site = NEW.site)",
+    "cosignature": (
+        "EXISTS (SELECT 1 FROM {schema}cosignature WHERE size = NEW.size AND site = NEW.site)"
+    ),
 }
 
 
@@ -33,7 +38,7 @@ def install(connection: Connection) -> None:
             connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}")
             connection.exec_driver_sql(statement)
         return
-    for name, (table, when, body) in _postgres().items():
+    for name, (table, when, body) in _postgres(_schema(connection)).items():
         connection.exec_driver_sql(
             f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql "
             f"AS $body${body}$body$"
@@ -47,19 +52,24 @@ def install(connection: Connection) -> None:
 
 
 def check(connection: Connection) -> None:
-    """Raise GuardMissing unless every trigger stands exactly as `install` made it."""
+    """Raise GuardMissing unless every trigger stands exactly as `install` made it, and no other."""
     expected: dict[str, object] = {}
     if connection.dialect.name == "sqlite":
         expected |= _sqlite()
-        rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type='trigger'"))
-        found: dict[str, object] = {row.name: row.sql for row in rows}
+        rows = connection.execute(text(_SQLITE_TRIGGERS))
+        found: dict[str, object] = {
+            row.name: row.sql for row in rows if row.relation in APPEND_ONLY
+        }
     else:
         expected |= {
-            name: (table, when, "A", body) for name, (table, when, body) in _postgres().items()
+            name: (table, when, "A", body)
+            for name, (table, when, body) in _postgres(_schema(connection)).items()
         }
         rows = connection.execute(text(_POSTGRES_TRIGGERS))
         found = {
-            row.name: (row.relation, _timing(row.kind), row.enabled, row.source) for row in rows
+            row.name: (row.relation, _timing(row.kind), row.enabled, row.source)
+            for row in rows
+            if row.relation in APPEND_ONLY
         }
     for name, what in expected.items():
         if found.get(name) != what:
@@ -67,6 +77,12 @@ def check(connection: Connection) -> None:
                 f"the trigger {name} that keeps the log append-only is missing or changed; "
                 "stop, find out who did it, then run the migrations again"
             )
+    strange = sorted(found.keys() - expected.keys())
+    if strange:
+        raise GuardMissing(
+            f"{strange[0]} stands on a table of the log, and can change what is written or read "
+            "there; stop, find out who made it, and drop it as the owner of the database"
+        )
 
 
 def _sqlite() -> dict[str, str]:
@@ -78,7 +94,7 @@ def _sqlite() -> dict[str, str]:
             triggers[name] = f"CREATE TRIGGER {name} BEFORE {change} ON {table} {abort}"
         name = f"{table}_next"
         triggers[name] = (
-            f"CREATE TRIGGER {name} BEFORE INSERT ON {table} WHEN {_REFUSE_INSERT[table]} {abort}"
+            f"CREATE TRIGGER {name} BEFORE INSERT ON {table} WHEN {_refused(table)} {abort}"
         )
     return triggers
 
@@ -87,11 +103,20 @@ _CHANGE = "BEFORE UPDATE OR DELETE OR TRUNCATE"
 _INSERT = "BEFORE INSERT"
 
 
-def _postgres() -> dict[str, tuple[str, str, str]]:
+def _refused(table: str, schema: str = "") -> str:
+    return _REFUSE_INSERT[table].format(schema=schema)
+
+
+def _schema(connection: Connection) -> str:
+    """Return the schema of the tables as it stands before a name, with its dot."""
+    return f"{connection.scalar(text('SELECT quote_ident(current_schema())'))}."
+
+
+def _postgres(schema: str) -> dict[str, tuple[str, str, str]]:
     triggers = {}
     for table in APPEND_ONLY:
         abort = f"RAISE EXCEPTION '{table} is append-only';"
-        condition = _REFUSE_INSERT[table]
+        condition = _refused(table, schema)
         triggers[f"{table}_no_change"] = (table, _CHANGE, f" BEGIN {abort} END ")
         triggers[f"{table}_next"] = (
             table,
@@ -110,10 +135,26 @@ def _timing(kind: int) -> str:
     return {0b000111: _INSERT, 0b111010: _CHANGE}.get(kind, f"type {kind}")
 
 
+_SQLITE_TRIGGERS = """
+SELECT name, tbl_name AS relation, sql FROM sqlite_master WHERE type = 'trigger'
+UNION ALL SELECT name, tbl_name, sql FROM sqlite_temp_master WHERE type = 'trigger'
+"""
+
+# Triggers; rules and inheriting tables come along under their names, and are never expected.
 _POSTGRES_TRIGGERS = """
 SELECT t.tgname AS name, c.relname AS relation, t.tgtype AS kind, t.tgenabled::text AS enabled,
        p.prosrc AS source
 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT t.tgisinternal AND n.nspname = current_schema()
+UNION ALL
+SELECT 'the rule ' || r.rulename, c.relname, 0, '', ''
+FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = current_schema()
+UNION ALL
+SELECT 'the table ' || h.inhrelid::regclass::text, c.relname, 0, '', ''
+FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = current_schema()
 """

@@ -294,6 +294,59 @@ def test_a_weakened_trigger_is_found_at_start(log: AuditLog, database_url: str |
         open_database(database_url, migrate=False)
 
 
+STRANGE_SQLITE = [
+    "CREATE TRIGGER lost BEFORE INSERT ON log_entry BEGIN SELECT RAISE(IGNORE); END",
+    "CREATE TRIGGER lost AFTER INSERT ON checkpoint BEGIN SELECT 1; END",
+]
+STRANGE_POSTGRES = [
+    "CREATE FUNCTION lost() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$; "
+    "CREATE TRIGGER aaa BEFORE INSERT ON log_entry FOR EACH ROW EXECUTE FUNCTION lost()",
+    "CREATE RULE lost AS ON INSERT TO log_entry DO INSTEAD NOTHING",
+    "CREATE RULE lost AS ON UPDATE TO cosignature DO INSTEAD NOTHING",
+    "CREATE TABLE more () INHERITS (log_entry)",
+]
+
+
+def test_what_loses_or_adds_rows_unseen_is_found_at_start(
+    log: AuditLog, database_url: str | URL
+) -> None:
+    sqlite = log.engine.dialect.name == "sqlite"
+    undo = {"CREATE TABLE": "DROP TABLE more", "CREATE RULE": "DROP RULE lost ON {}"}
+    for change in STRANGE_SQLITE if sqlite else STRANGE_POSTGRES:
+        with log.engine.begin() as connection:
+            connection.exec_driver_sql(change)
+        with pytest.raises(GuardMissing, match="stands on a table of the log"):
+            open_database(database_url, migrate=False)
+        with pytest.raises(GuardMissing, match="stands on a table of the log"):
+            open_database(database_url)
+        if sqlite:
+            drop = "DROP TRIGGER lost"
+        elif "FUNCTION" in change:
+            drop = "DROP FUNCTION lost CASCADE"
+        else:
+            table = "cosignature" if "cosignature" in change else "log_entry"
+            drop = undo[change[:12].strip()].format(table)
+        with log.engine.begin() as connection:
+            connection.exec_driver_sql(drop)
+    open_database(database_url, migrate=False).dispose()
+
+
+def test_a_temporary_table_of_the_same_name_is_not_counted(log: AuditLog) -> None:
+    """The next entry follows the log, not what a session put before it."""
+    fill(log)
+    row = "ts_ms, kind, run_id, round, site_id, actor, leaf, leaf_hash, subtrees"
+    public = "main" if log.engine.dialect.name == "sqlite" else "public"
+    insert = (
+        f"INSERT INTO {public}.log_entry (idx, {row}) "  # noqa: S608  # our own names
+        f"SELECT 100, {row} FROM {public}.log_entry WHERE idx = 1"
+    )
+    with log.engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TEMPORARY TABLE log_entry (idx bigint)")
+        connection.exec_driver_sql("INSERT INTO log_entry VALUES (99)")
+        with pytest.raises(DriverError, match="append-only"):
+            connection.exec_driver_sql(insert)
+
+
 def test_a_migration_that_copies_a_table_drops_triggers_and_they_come_back(
     log: AuditLog, database_url: str | URL
 ) -> None:
