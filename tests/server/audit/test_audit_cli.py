@@ -10,6 +10,7 @@ import pytest
 from audit_forger import Forger
 from audit_study import Evidence, Study
 
+from wardround.privacy import canonical
 from wardround.privacy.verify.cli import run
 
 
@@ -118,3 +119,35 @@ def test_the_base_install_is_enough(files: list[str]) -> None:
     assert done.returncode == 2, done.stderr
     assert "wardround[accounting]" in done.stdout
     assert done.stderr == ""
+
+
+def _command(*arguments: str, encoding: str = "utf-8") -> list[str]:
+    code = "from wardround.privacy.verify.cli import main; main()"
+    return ["env", f"PYTHONIOENCODING={encoding}", sys.executable, "-c", code, *arguments]
+
+
+def test_a_reader_that_goes_away_does_not_change_the_verdict(files: list[str]) -> None:
+    """`wardround-verify ... | head -1` of a good bundle: not the status of a tampered one."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        _command(*files), stdout=writer, stderr=subprocess.PIPE, check=False, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_letters_that_a_terminal_cannot_show(
+    files: list[str], study: Study, evidence: Evidence, tmp_path: Path
+) -> None:
+    forger = Forger(study, evidence)
+    value = json.loads(forger.projections)
+    value["kinds"]["caf\u00e9 \u202e\ud800"] = 1
+    forger.projections = canonical.dumps(value)
+    path = forger.write(tmp_path / "forged.zip")
+    done = subprocess.run(
+        _command(str(path), *files[1:3], encoding="ascii"), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert b"caf? ??" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith(b"tampered: ")

@@ -14,6 +14,7 @@ from textwrap import fill
 from typing import TypeVar
 
 from wardround.privacy.bundle import Bundle
+from wardround.privacy.commands import INTERRUPTED
 from wardround.privacy.errors import BundleInvalid, MalformedData, WardroundError
 from wardround.privacy.notes import Note
 from wardround.privacy.verify.findings import EXIT, Finding, Findings, Verification
@@ -27,8 +28,11 @@ _COLOURS = {"verified": "32", "tampered": "31", "incomplete": "33"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit with its status."""
-    sys.exit(run(arguments))
+    """Run the command and exit with its status; 130 where it was interrupted."""
+    try:
+        sys.exit(run(arguments))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -67,10 +71,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         findings.add("bundle", None, "a bundle as a coordinator writes it", str(error))
         sites = tuple(policy.sites)
         result = Verification(0, "", 0, sites, policy.quorum, (), False, findings.all())
-    if options.json:
-        print(json.dumps(result.to_json(), indent=2, sort_keys=True))
-    else:
-        _show(result)
+    try:
+        if options.json:
+            print(json.dumps(result.to_json(), indent=2, sort_keys=True))
+        else:
+            _show(result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has gone; the exit status stands
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT[result.status]
 
 
@@ -197,8 +205,8 @@ def _wrapped(label: str, text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Nothing from a bundle reaches the terminal as a control sequence."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    """Nothing from a bundle reaches a terminal as a control sequence, nor what it cannot show."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
 
 
 if __name__ == "__main__":
