@@ -33,6 +33,7 @@ ESTIMATE = 1e-3
 DECISION = 1e-4
 """Width of the bins where a bound at ESTIMATE would refuse."""
 PLACES = Decimal("0.0001")
+LEAST_NOISE = Decimal("1e-15")
 MEANINGLESS = 50.0
 """From here on the Renyi bound stands alone: e^50 says nothing, and the PLD's arrays explode."""
 
@@ -66,7 +67,7 @@ class PrivacyEvent(Record):
     def __post_init__(self) -> None:
         Record.__post_init__(self)  # super() does not find itself in a class with slots
         sigma, rate = Decimal(self.sigma), Decimal(self.sample_rate)
-        if not 0 < sigma < 10**6:
+        if not LEAST_NOISE <= sigma < 10**6:  # less is none: its square leaves float64
             raise AccountingError(f"noise multiplier {self.sigma}: it must be in (0, 1000000)")
         if not 0 < rate <= 1 or (self.sampling == "none" and rate != 1):
             raise AccountingError(f"sample rate {self.sample_rate}: it must be in (0, 1], 1 if all")
@@ -156,7 +157,7 @@ def epsilon(
     Raises AccountingError when units mix or `delta` is out of range, AccountantMissing when
     dp-accounting is not installed.
     """
-    if not 0 < delta < 1:
+    if not 0 < float(delta) < 1:  # not so small, either, that float64 has no place for it
         raise AccountingError(f"delta {delta}: it must be between 0 and 1, such as 1e-5")
     groups, unit, relation, sampling = _merged(events, audience)
     value, accountant, ceiling = 0.0, "PLD", 0.0

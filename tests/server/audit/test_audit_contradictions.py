@@ -189,6 +189,42 @@ def test_a_spend_for_a_training_that_was_not_planned(
     assert found(forger.rederive().seal().verify(tmp_path), "spend", at)
 
 
+@pytest.mark.parametrize(
+    "mechanisms",
+    [
+        (replace(SPEND, noise_multiplier="999999", steps=10**9),),
+        (replace(SPEND, steps=2**62),),
+        tuple(replace(SPEND, noise_multiplier=f"1.{n + 1}") for n in range(100)),
+    ],
+    ids=["steps", "most steps", "kinds"],
+)
+def test_a_spend_that_no_machine_could_price(
+    forger: Forger, tmp_path: Path, mechanisms: tuple[Mechanism, ...]
+) -> None:
+    at = forger.find("privacy_spend", "b", 1)
+    event = forger.leaf(at).event
+    assert isinstance(event, PrivacySpend)
+    forger.restate(at, replace(event, mechanisms=mechanisms))
+    result = forger.rederive().seal().verify(tmp_path, recompute=True)
+    assert found(result, "epsilon", at)
+    assert at not in dict(result.recomputed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"mechanisms": (replace(SPEND, noise_multiplier="1e-300"),)}, {"delta": "1e-999"}],
+    ids=["noise", "delta"],
+)
+def test_a_spend_of_numbers_beyond_all_floats(
+    forger: Forger, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    at = forger.find("privacy_spend", "b", 1)
+    event = forger.leaf(at).event
+    assert isinstance(event, PrivacySpend)
+    forger.restate(at, replace(event, **changes))  # type: ignore[arg-type]  # fields by name
+    assert found(forger.rederive().seal().verify(tmp_path, recompute=True), "epsilon", at)
+
+
 @pytest.mark.parametrize("changes", [{"dimension": 41}, {"ring_bits": 16}], ids=str)
 def test_an_update_of_another_form(forger: Forger, tmp_path: Path, changes: dict[str, int]) -> None:
     at = forger.find("update", "b", 1)

@@ -14,6 +14,9 @@ from wardround.privacy.events import Mechanism, PrivacySpend
 from wardround.privacy.verify.findings import Findings
 
 ROUNDING = Decimal("0.0001")
+MAX_STEPS, MAX_KINDS = 10**6, 64
+"""So many noisy steps of one data set, of so many kinds, are priced in seconds; a colluding site
+could state more than any machine gets through."""
 
 
 @dataclass(slots=True)
@@ -33,6 +36,10 @@ class Recompute:
             past = events[site, spend.dataset]
             try:
                 past += [_event(one) for one in spend.mechanisms]
+                if excess := _excess(past):
+                    expected = f"{MAX_STEPS} steps of {MAX_KINDS} kinds at most"
+                    self.findings.add("epsilon", entry, expected, excess, breaks=False)
+                    continue
                 price = self._price(past, Decimal(spend.delta), Decimal(spend.epsilon_after))
             except AccountantMissing as error:
                 self.findings.add("epsilon", None, "an accountant", str(error), breaks=False)
@@ -56,6 +63,13 @@ class Recompute:
         if said + ROUNDING < price:
             price = min(price, epsilon(events, delta, interval=DECISION).value)
         return price
+
+
+def _excess(events: list[PrivacyEvent]) -> str:
+    """Return how much there is to price where that is too much, else nothing."""
+    steps = sum(event.steps for event in events)
+    kinds = len({(event.sigma, event.sample_rate) for event in events})
+    return f"{steps} steps of {kinds} kinds" if steps > MAX_STEPS or kinds > MAX_KINDS else ""
 
 
 def _event(one: Mechanism) -> PrivacyEvent:
