@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from wardround.privacy.errors import MalformedData, SignatureInvalid
 from wardround.privacy.identity import Signer, verify_signature
+from wardround.privacy.records import MAX_MILLIS
 
 MAX_NOTE = 2**18
 _ED25519, _COSIGNATURE = b"\x01", b"\x04"
@@ -193,6 +194,8 @@ def verify_cosignature(text: str, line: NoteSignature, name: str, public: bytes)
     if len(line.body) != 72:
         raise SignatureInvalid(f"cosignature of {name} is not 72 bytes")
     time_s = int.from_bytes(line.body[:8], "big")
+    if time_s > MAX_MILLIS // 1000:
+        raise SignatureInvalid(f"cosignature of {name} is of a time after the year 9999")
     verify_signature(public, line.body[8:], _cosigned(text, time_s))
     return time_s
 

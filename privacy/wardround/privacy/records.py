@@ -71,7 +71,8 @@ Decimal = Annotated[str, Pattern(_DECIMAL, "a decimal number of zero or more")]
 MaybeDecimal = Annotated[str, Pattern(f"(?:{_DECIMAL})?", "a decimal number or empty")]
 Count = Annotated[int, Range(0, 2**63 - 1)]
 Small = Annotated[int, Range(0, 2**31 - 1)]
-Millis = Annotated[int, Range(0, 2**53)]  # milliseconds since 1970 UTC
+MAX_MILLIS = 253_402_300_799_999  # the end of the year 9999: later no calendar here writes a date
+Millis = Annotated[int, Range(0, MAX_MILLIS)]  # milliseconds since 1970 UTC
 
 
 class Record:

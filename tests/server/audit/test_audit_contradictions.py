@@ -313,6 +313,20 @@ def _with(forger: Forger, site: str, identity: FileSigner, witness: FileSigner) 
     return f"{forger.evidence.policy}{line}\n"
 
 
+def test_times_that_no_calendar_writes(forger: Forger, tmp_path: Path) -> None:
+    """A report of such an entry, or cosignature, could not be made."""
+    value = canonical.loads_object(forger.leaves[-1])
+    forger.leaves[-1] = canonical.dumps({**value, "ts_ms": 2**53})
+    late = {**forger.times(-1), "a": 2**62}
+    forger.notes[-1] = forger.note(
+        len(forger.leaves), root_of(map(leaf_hash, forger.leaves)), late, "abcd"
+    )
+    result = forger.verify(tmp_path)
+    assert found(result, "entry", len(forger.leaves) - 1)
+    assert found(result, "cosignature", len(forger.leaves) - 1)
+    assert result.cosigners == ("b", "c", "d")
+
+
 def test_a_log_without_entries(forger: Forger, tmp_path: Path) -> None:
     forger.leaves, forger.notes = [], []
     assert found(forger.rederive().verify(tmp_path), "genesis")
