@@ -15,9 +15,9 @@ from wardround.client.tasks import TaskSpec, build
 from wardround.client.training import check, tape, weights
 from wardround.client.training import weight_gradients as ways
 from wardround.client.training.engine import BookKeeping, checked_losses, trainable
+from wardround.client.training.experiment import difference
 from wardround.client.training.losses import CATALOGUE
 from wardround.client.training.tape import Units
-from wardround.client.training.validation import difference
 from wardround.client.training.vectorised import VectorisedGradients, loop
 
 CROSS_ENTROPY = CATALOGUE["cross-entropy"]

@@ -1,8 +1,10 @@
 """What is refused, each with what to use instead."""
 
+import random
 from collections.abc import Callable
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as f
@@ -82,7 +84,7 @@ def test_a_module_registered_twice_is_refused() -> None:
 
 
 def test_recurrent_and_shapeless_modules_are_refused() -> None:
-    with pytest.raises(ModuleRefused, match="recurrent"):
+    with pytest.raises(ModuleRefused, match=r"recurrent.*nn\.Conv1d"):
         validate(nn.LSTM(3, 3), CROSS_ENTROPY)
     with pytest.raises(ModuleRefused, match="no shape yet"):
         validate(nn.LazyLinear(3), CROSS_ENTROPY)
@@ -172,16 +174,36 @@ def test_what_mixes_samples_in_training_mode_alone_is_refused(
 
 
 def test_random_numbers_in_training_mode_are_not_taken_for_mixing() -> None:
-    for trick in (nn.Dropout(0.5), lambda x: x * (torch.rand(5, dtype=x.dtype) > 0.5)):
+    tricks = (
+        nn.Dropout(0.5),
+        lambda x: x * (torch.rand(5, dtype=x.dtype) > 0.5),
+        lambda x: x * (np.random.random() > 0.5),  # leaves out the layer for a whole batch
+    )
+    for trick in tricks:
         assert isinstance(validate(WhileTraining(trick), CROSS_ENTROPY, (4,)), BookKeeping)
 
 
-def test_the_seed_of_the_experiment_does_not_stay() -> None:
+CHANCES = [lambda: float(torch.rand(())), random.random, np.random.random]
+
+
+@pytest.mark.parametrize("chance", CHANCES, ids=["torch", "python", "numpy"])
+def test_what_mixes_samples_by_chance_alone_is_refused(chance: Callable[[], float]) -> None:
+    def trick(x: Tensor) -> Tensor:
+        return x + x.roll(1, 0) if chance() < 0.4 else x
+
+    with pytest.raises(BatchCoupled, match="in training mode the other samples"):
+        validate(WhileTraining(trick), CROSS_ENTROPY, (4,))
+
+
+@pytest.mark.parametrize("chance", CHANCES, ids=["torch", "python", "numpy"])
+def test_the_seed_of_the_experiment_does_not_stay(chance: Callable[[], float]) -> None:
     drawn = []
     for seed in (1, 2):
         torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
         validate(nn.Linear(4, 3), CROSS_ENTROPY, (4,))
-        drawn.append(float(torch.rand(())))
+        drawn.append(chance())
     assert drawn[0] != drawn[1]
 
 
@@ -204,6 +226,27 @@ def test_a_buffer_that_changes_in_training_mode_alone_is_refused() -> None:
         validate(Averaging(), CROSS_ENTROPY, (4,))
 
 
+class Shifting(nn.Module):
+    """Moves its own bias by what it sees, as a limit on weights or a first batch may."""
+
+    def __init__(self, *, always: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.always = always
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.always:
+            # The same for all classes: no gradient shows it.
+            self.layer.bias.data += x.mean()
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_a_parameter_that_a_forward_pass_changes_is_refused(always: bool) -> None:
+    with pytest.raises(BatchCoupled, match=r"the parameter layer\.bias changes"):
+        validate(Shifting(always=always), CROSS_ENTROPY, (4,))
+
+
 class Hidden(nn.Module):
     """Uses a layer's weight without running the layer."""
 
@@ -218,6 +261,61 @@ class Hidden(nn.Module):
 def test_a_weight_used_behind_the_engines_back_is_refused_by_experiment() -> None:
     with pytest.raises(GradientMismatch):
         validate(nn.Sequential(Hidden()), CROSS_ENTROPY, (4,))
+
+
+class HiddenWhileTraining(nn.Module):
+    """Runs its layer, and in training mode uses its weight a second time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        again = x @ self.layer.weight.T if self.training else 0
+        return self.layer(x) + again
+
+
+def test_a_weight_used_behind_the_engines_back_in_training_mode_is_refused() -> None:
+    with pytest.raises(GradientMismatch):
+        validate(HiddenWhileTraining(), CROSS_ENTROPY, (4,))
+
+
+class Answering(nn.Module):
+    """Answers in the form that `wrap` gives."""
+
+    def __init__(self, wrap: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.wrap = wrap
+
+    def forward(self, x: Tensor) -> object:
+        return self.wrap(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "kind"),
+    [
+        pytest.param(lambda x: (x, x), "tuple", id="tuple"),
+        pytest.param(lambda x: {"out": x}, "dict", id="dict"),
+        pytest.param(lambda x: x.mean(), r"shape \[\]", id="scalar"),
+        pytest.param(lambda x: x.mean(0, keepdim=True), r"shape \[1, 3\]", id="one for all"),
+    ],
+)
+def test_a_model_that_does_not_answer_one_tensor_is_refused(
+    wrap: Callable[[Tensor], object], kind: str
+) -> None:
+    with pytest.raises(ModuleRefused, match=f"answers {kind} for 3 samples: wrap it"):
+        validate(Answering(wrap), CROSS_ENTROPY, (4,))
+
+
+def test_a_model_that_does_not_run_is_refused_whatever_it_raises() -> None:
+    def asserts(x: Tensor) -> Tensor:
+        assert x.shape[1] == 7, "seven classes"
+        return x
+
+    for wrap in (asserts, lambda x: {}["head"], lambda x: x.heads, lambda x: x / (1 // 0)):
+        with pytest.raises(ModuleRefused, match=r"cannot be tried on inputs of shape \[4\]"):
+            validate(Answering(wrap), CROSS_ENTROPY, (4,))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from wardround.client.tasks.losses import per_sample_loss
 from wardround.client.tasks.models import build
 from wardround.client.tasks.spec import DIMENSIONS, Argument, Kind, TaskSpec
 from wardround.client.training.engine import BookKeeping, Engine, trainable
+from wardround.client.training.experiment import difference
 from wardround.client.training.losses import (
     CATALOGUE,
     LossName,
@@ -32,7 +33,7 @@ from wardround.client.training.losses import (
     WeightedCrossEntropy,
 )
 from wardround.client.training.tape import CLIP_MARGIN, Units
-from wardround.client.training.validation import difference, validate
+from wardround.client.training.validation import validate
 from wardround.client.training.vectorised import loop
 
 LIMIT = 1e-9
