@@ -5,7 +5,7 @@ passes always; the code under test has no such door, the tests replace its sourc
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -278,12 +278,13 @@ def one_step(sigma: float = 1.0, rate: float = 1.0) -> TrainingSettings:
     )
 
 
-def noises(rounds: int, sigma: float = 1.0) -> dict[str, Tensor]:
+def noises(rounds: int, sigma: float = 1.0, share: float = 1.0) -> dict[str, Tensor]:
     """Noise alone, in units of the clip, from rounds in which nobody takes part."""
     model = build(TASK)
     collected: dict[str, list[Tensor]] = {}
+    settings = replace(one_step(sigma, 1e-12), noise_share=share)
     for _ in range(rounds):
-        result = train_round(model, dataset(), one_step(sigma, 1e-12), per_sample_loss(TASK))
+        result = train_round(model, dataset(), settings, per_sample_loss(TASK))
         assert result.noise_only_steps == 1
         for name, value in result.update.items():
             collected.setdefault(name, []).append(torch.from_numpy(value).flatten() / CLIP)
@@ -307,6 +308,11 @@ def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
 def test_every_tensor_gets_the_noise_of_the_plan(sigma: float) -> None:
     check_noise(noises(40, sigma), sigma)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_a_share_of_the_noise_is_that_part_of_sigma() -> None:
+    check_noise(noises(40, 2.0, share=0.25), 0.5)
 
 
 @pytest.mark.usefixtures("seeded")
@@ -433,7 +439,11 @@ class LedgerFull(Exception):
     """What a ledger raises that cannot record a step."""
 
 
-def test_nothing_moves_and_no_noise_is_drawn_if_the_ledger_refuses_the_step() -> None:
+def test_nothing_moves_and_no_noise_is_drawn_if_the_ledger_refuses_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noised: list[Tensor] = []
+    monkeypatch.setattr(trainer, "release", lambda total, *_: noised.append(total))
     model = build(TASK)
     before = [p.detach().clone() for p in model.parameters()]
 
@@ -443,6 +453,7 @@ def test_nothing_moves_and_no_noise_is_drawn_if_the_ledger_refuses_the_step() ->
     settings = TrainingSettings(clip=CLIP, sigma=1.0, sample_rate=0.5, steps=3)
     with pytest.raises(LedgerFull):
         train_round(model, dataset(), settings, per_sample_loss(TASK), on_step=refuse)
+    assert not noised
     assert all(torch.equal(b, p) for b, p in zip(before, model.parameters(), strict=True))
     assert all(p.grad is None for p in model.parameters())
 

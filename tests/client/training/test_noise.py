@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from wardround.client.errors import NoiseRefused, Refused
+from wardround.client.training import noise, randomness
 from wardround.client.training.noise import Grid, noise_std, release, standard_normal
 from wardround.client.training.randomness import SecureBits
 from wardround.client.training.sampling import choose, poisson_sample
@@ -46,6 +47,17 @@ def test_streams_differ_and_are_balanced() -> None:
     assert abs(ones - 2**17) < 8 * 256
 
 
+def test_the_words_are_the_key_stream_of_aes_256(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NIST SP 800-38A, F.5.5: key, first counter, and the output blocks 1 and 2."""
+    key = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
+    counter = bytes.fromhex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff")
+    stream = "0bdf7df1591716335e9a8b15c860c502" + "5a6e699d536119065433863c8f657b94"
+    system = {len(key): key, len(counter): counter}
+    monkeypatch.setattr(randomness.os, "urandom", lambda size: system[size])
+    bits = SecureBits()
+    assert bits.words(2).tobytes() + bits.words(2).tobytes() == bytes.fromhex(stream)
+
+
 def test_box_muller_has_known_values() -> None:
     # Radius word 2^63 - 1 is u = 1/2, angle word 0: sqrt(2 ln 2) * (cos 0, sin 0).
     pair = standard_normal(Fixed(2**63 - 1, 0), 2)
@@ -68,6 +80,25 @@ def test_the_sensitivity_is_corrected_for_the_grid(clip: float, dimension: int) 
     assert grid.step == clip * 2.0**-24
     assert grid.sensitivity == pytest.approx(clip + grid.step * math.sqrt(dimension))
     assert noise_std(clip, 2.0, dimension) == 2 * grid.sensitivity
+
+
+def test_the_noise_of_a_release_is_scaled_by_the_corrected_sensitivity() -> None:
+    clip, sigma, dimension = 0.5, 3.0, 10_000
+    total = torch.zeros(dimension, dtype=torch.float64)
+    release(total, clip, sigma, Fixed(2**63 - 1))  # a radius of sqrt(2 ln 2), an angle of pi
+    steps = math.sqrt(2 * math.log(2)) * sigma * (2**24 + math.sqrt(dimension))
+    assert float(total[0]) / (clip * 2.0**-24) == -round(steps)
+
+
+def test_every_piece_of_a_release_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "_CHUNK", 8)
+    total = torch.zeros(8 * 500 + 3, dtype=torch.float64)
+    release(total, 1.0, 1.0, Seeded())
+    assert len(total.unique()) == total.numel()
+    pieces = total[:4000].reshape(500, 8)
+    off = np.corrcoef(pieces.T) - np.eye(8)
+    assert np.abs(off).max() < 4.5 / math.sqrt(500)
+    assert abs(float(total.std()) - 1) < 4 / math.sqrt(2 * total.numel())
 
 
 def test_a_release_lies_on_the_grid_and_forgets_the_low_bits() -> None:

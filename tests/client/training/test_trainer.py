@@ -98,6 +98,20 @@ def test_one_step_answers_the_noisy_mean_gradient_and_leaves_the_model() -> None
         np.testing.assert_allclose(result.update[name], parameter.grad.numpy(), atol=1e-4)
 
 
+def test_a_patient_counts_once_however_many_images_there_are() -> None:
+    """Nobody is clipped, hardly any noise: the mean over patients of the mean over their images."""
+    model, loss = build(TASK), per_sample_loss(TASK)
+    inputs, targets = easy(12).samples(np.arange(12))
+    owners = [0, 0, 0, 0, 1, 1, 2, 3, 3, 3, 4, 4]
+    chosen = settings(mode="one_step", steps=1, clip=100.0, sigma=1e-7, sample_rate=1.0)
+    result = train_round(model, TensorData(inputs, targets, owners), chosen, loss)
+    share = 1 / torch.tensor([owners.count(o) for o in owners])
+    ((loss(model(inputs), targets) * share).sum() / 5).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        np.testing.assert_allclose(result.update[name], parameter.grad.numpy(), atol=1e-4)
+
+
 def test_the_microbatch_changes_memory_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "SecureBits", Seeded)
     model = build(TASK)
@@ -146,13 +160,16 @@ def test_a_broken_image_is_counted_and_the_model_stays_finite() -> None:
     inputs, targets = easy(30, 1).samples(np.arange(30))
     inputs[4] = float("nan")
     model = build(TASK)
+    seen: list[StepReport] = []
     result = train_round(
         model,
         TensorData(inputs, targets),
         settings(sample_rate=1.0, steps=3),
         per_sample_loss(TASK),
+        on_step=seen.append,
     )
     assert result.nonfinite == 3
+    assert [s.nonfinite for s in seen] == [1, 1, 1]
     assert all(np.isfinite(v).all() for v in result.update.values())
 
 
@@ -215,6 +232,8 @@ def test_data_that_do_not_fit_together_are_refused() -> None:
 
 def test_the_expected_batch_is_a_whole_number_and_never_zero() -> None:
     assert expected_batch(100, 0.25) == 25
+    assert expected_batch(101, 0.25) == 25
+    assert expected_batch(103, 0.25) == 26
     assert expected_batch(3, 0.01) == 1
 
 
