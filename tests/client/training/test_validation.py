@@ -42,6 +42,12 @@ def test_batch_norm_is_refused_and_converted() -> None:
     assert isinstance(to_group_norm(nn.BatchNorm1d(8)), nn.GroupNorm)
 
 
+def test_a_replacement_is_where_and_of_what_type_the_batch_norm_was() -> None:
+    model = to_group_norm(convolutional(nn.BatchNorm2d(8)).to("meta", torch.float64))
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.float64)}
+    assert not [*to_group_norm(nn.BatchNorm2d(8, affine=False)).parameters()]
+
+
 def test_running_statistics_are_refused_and_removed() -> None:
     model = convolutional(nn.InstanceNorm2d(8, affine=True, track_running_stats=True))
     with pytest.raises(BatchCoupled, match="track_running_stats=False"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -30,7 +31,9 @@ def to_group_norm(model: nn.Module, groups: int = PREFERRED_GROUPS) -> nn.Module
         # A group of one channel would be a constant where the image has shrunk to one point.
         most = max(1, min(groups, model.num_features // SMALLEST_GROUP))
         count = math.gcd(model.num_features, most)
-        return nn.GroupNorm(count, model.num_features, eps=model.eps, affine=model.affine)
+        place = next(model.parameters(), torch.empty(0))
+        norm = nn.GroupNorm(count, model.num_features, model.eps, model.affine)
+        return norm.to(place.device, place.dtype)
     for name, child in model.named_children():
         replacement = to_group_norm(child, groups)
         if replacement is not child:
