@@ -252,6 +252,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its processes end with it
     coordinator = ("--home", "coordinator")
     try:
         with federation(options.folder) as demo:

@@ -98,7 +98,7 @@ class Collection:
         if self._survivors is None:
             if len(self._headers) < self._spec.smallest_cohort:
                 raise TooFewSites(
-                    f"{len(self._headers)} uploads arrived; the run asks for at least "
+                    f"uploads arrived: {len(self._headers)}; the run asks for at least "
                     f"{self._spec.smallest_cohort}. Start another attempt"
                 )
             sites = self.uploaded
