@@ -9,6 +9,7 @@ from secagg_federation import (
     Federation,
     MemoryStore,
     build,
+    check,
     ready,
     roster_of,
     run_spec,
@@ -97,6 +98,16 @@ def test_sybil_sites_from_a_larger_roster() -> None:
         )
 
 
+def test_run_that_leaves_the_site_or_its_key_out() -> None:
+    spec, roster = run_spec(4)
+    smaller = SignedRunSpec.sign(replace(spec, participants=spec.participants[1:]), COORDINATOR)
+    common = roster, COORDINATOR.public_bytes(), MemoryStore()
+    with pytest.raises(ParametersInvalid, match="site-00 is not a participant"):
+        Participant(smaller, VICTIM, SIGNERS[VICTIM], *common)
+    with pytest.raises(ParametersInvalid, match="another identity key for site-00"):
+        Participant(SignedRunSpec.sign(spec, COORDINATOR), VICTIM, SIGNERS[PEER], *common)
+
+
 def test_old_advert_of_another_run_is_replayed() -> None:
     federation, book = advertised()
     earlier = build(5, run="run-0")
@@ -152,6 +163,30 @@ def test_second_book_after_the_first_was_approved() -> None:
     with pytest.raises(KeysRejected, match="second, different key book"):
         federation.sites[VICTIM].accept_book(smaller)
     assert federation.sites[VICTIM].accept_book(book).approval.book == digest(book)
+
+
+def test_second_book_after_a_restart() -> None:
+    federation, book = advertised()
+    federation.sites[VICTIM].accept_book(book)
+    federation.restart(VICTIM)
+    smaller = replace(book, adverts=book.adverts[:4])
+    with pytest.raises(KeysRejected, match="second, different key book"):
+        federation.sites[VICTIM].accept_book(smaller)
+
+
+def test_new_keys_end_the_attempt_and_suit_a_site_that_missed_rounds() -> None:
+    federation = ready(5)
+    federation.run(federation.start(4, participants=federation.names[:4]))
+    task = federation.start(5, model=bytes(32))
+    for site in federation.names[:4]:
+        federation.upload(task, site)
+    old = federation.aggregator.survivors_for(VICTIM)
+    federation.aggregator.restart_keys()
+    federation.agree()
+    with pytest.raises(OutOfOrder, match="not for the attempt"):
+        federation.sites[VICTIM].accept_survivors(old)
+    given = federation.run(federation.start(6, model=bytes([6]) * 32))
+    check(federation.aggregator.result(), given, federation.spec.spec)
 
 
 def test_book_of_too_few_sites() -> None:
@@ -262,8 +297,13 @@ def test_steps_out_of_order_are_refused() -> None:
         newcomer.accept_book(book)
     with pytest.raises(OutOfOrder):
         newcomer.confirm(other.aggregator.confirmation(VICTIM))
+    task = other.start()
     with pytest.raises(OutOfOrder):
-        newcomer.check_task(other.start(), bytes(32))
+        newcomer.check_task(task, bytes(32))
+    halfway, book_of_halfway = advertised()
+    halfway.sites[VICTIM].accept_book(book_of_halfway)
+    with pytest.raises(OutOfOrder, match="before the keys of the run were agreed"):
+        halfway.sites[VICTIM].check_task(task, bytes(32))
     with pytest.raises(OutOfOrder, match="agreed already"):
         other.sites[VICTIM].accept_book(other.aggregator.key_book())
 

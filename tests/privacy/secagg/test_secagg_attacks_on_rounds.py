@@ -34,9 +34,10 @@ from wardround.privacy.secagg import (
     Survivors,
     SurvivorSignature,
     digest,
+    keys,
     vector_digest,
 )
-from wardround.privacy.secagg.checks import box_digest
+from wardround.privacy.secagg.checks import box_digest, sealed_holders
 from wardround.privacy.secagg.dealing import derived_share
 from wardround.privacy.secagg.messages import signed
 from wardround.privacy.secagg.quantization import Quantizer
@@ -331,6 +332,43 @@ def test_too_few_survivors() -> None:
         )
 
 
+def test_cohort_between_threshold_and_minimum() -> None:
+    """t sites could open such a sum; the run asks for more of them in it, at every step."""
+    federation = ready(5, min_cohort=4)
+    names = federation.names
+    assert federation.spec.spec.threshold == 3
+    small = signed(replace(federation.start(), participants=names[:3]), COORDINATOR)
+    with pytest.raises(TaskRejected, match="3 participants; the run asks for 4"):
+        federation.sites[VICTIM].check_task(small, MODEL)
+    task = federation.start(1, 2)
+    for site in names[:3]:
+        federation.upload(task, site)
+    with pytest.raises(TooFewSites, match="3 uploads arrived"):
+        federation.aggregator.survivors()
+    with pytest.raises(SurvivorsRejected, match="3 survivors; the run asks for at least 4"):
+        federation.sites[VICTIM].accept_survivors(survivors_over(federation, VICTIM, names[:3]))
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [("pair_commitments", "does not commit to 4 pair"), ("boxes", "1 boxes"), ("length", "coord")],
+)
+def test_header_of_another_shape_signed_by_a_corrupt_site(field: str, text: str) -> None:
+    """Coordinator and sites refuse it in words, and do not stumble over what is missing."""
+    federation = uploaded(5)
+    upload, vector = federation.uploads[PEER]
+    value = getattr(upload.header, field)
+    short = replace(upload.header, **{field: value + 1 if field == "length" else value[:-1]})
+    short = signed(short, SIGNERS[PEER])
+    message = survivors_over(federation, VICTIM, federation.names)
+    headers = (message.headers[0], short, *message.headers[2:])
+    with pytest.raises(SurvivorsRejected, match=text):
+        federation.sites[VICTIM].accept_survivors(replace(message, headers=headers))
+    del federation.aggregator._collection._headers[PEER]
+    with pytest.raises(UploadRejected, match=text):
+        federation.aggregator.add(replace(upload, header=short), vector)
+
+
 def test_survivor_set_without_the_sites_own_upload() -> None:
     federation = uploaded(5)
     message = survivors_over(federation, PEER, federation.names[1:])
@@ -443,12 +481,31 @@ def test_bad_shares_for_a_dead_site_are_routed_around() -> None:
     check(federation.aggregator.result(), given, federation.spec.spec)
 
 
-def test_box_made_badly_by_its_sender_costs_one_share_only() -> None:
+def test_shares_of_another_length_are_routed_around() -> None:
+    federation = uploaded(5)
+    federation.aggregator.survivors()
+    federation.sign()
+    quorum = federation.aggregator.quorum()
+    for site in federation.names:
+        shares = federation.sites[site].release_shares(quorum)
+        if site == VICTIM:
+            short = tuple(share[:7] for share in shares.self_shares)
+            shares = signed(replace(shares, self_shares=short), SIGNERS[site])
+        federation.aggregator.add_shares(shares)
+    given = {site: federation.contribution(k) for k, site in enumerate(federation.names)}
+    check(federation.aggregator.result(), given, federation.spec.spec)
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_box_made_badly_by_its_sender_costs_one_share_only(opens: bool) -> None:
     """A dealer that seals rubbish to one peer: that peer cannot help, the others can."""
     federation = ready(5)
     task = federation.start()
     upload, vector = federation.sites[PEER].begin_round(task, MODEL, federation.contribution(1))
-    boxes = (b"rubbish", *upload.boxes[1:])
+    first = sealed_holders(task.participants, PEER, federation.spec.spec.threshold)[0]
+    root = federation.sites[PEER]._roots(federation.sites[PEER]._state.roots)[first]
+    bad = keys.seal(root, task.context, PEER, first, bytes(40)) if opens else b"rubbish"
+    boxes = (bad, *upload.boxes[1:])
     header = replace(upload.header, boxes=tuple(map(box_digest, boxes)))
     header = signed(header, SIGNERS[PEER])
     federation.sites[PEER]._state = replace(

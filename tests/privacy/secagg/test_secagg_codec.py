@@ -1,6 +1,9 @@
 """The codec: one form for each message, and a typed error for every other byte string."""
 
+import math
+import struct
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,6 +162,28 @@ def test_claimed_lengths_do_not_cost_memory() -> None:
 def test_a_message_beyond_the_limit_is_refused_before_it_is_read() -> None:
     with pytest.raises(MessageMalformed, match="at most"):
         decode(KeyBook, bytes(MAX_MESSAGE + 1))
+
+
+def test_floats_bools_and_names_have_one_form() -> None:
+    """NaN, infinities and the second zero; a bool beside 0 and 1; bytes that are no text."""
+    task, spec = decode(Task, EXAMPLES[Task]), EXAMPLES[SignedRunSpec]
+    good = struct.pack(">d", task.clip)
+    assert EXAMPLES[Task].count(good) == 1
+    for bad in (math.nan, math.inf, -math.inf, -0.0):
+        with pytest.raises(MessageMalformed, match="float"):
+            decode(Task, EXAMPLES[Task].replace(good, struct.pack(">d", bad)))
+        with pytest.raises(MessageMalformed, match="float"):
+            encode(replace(task, clip=bad))
+    assert decode(Task, encode(replace(task, clip=0.0))).clip == 0.0
+    mode = len(spec) - 4 - 64 - 1  # group_mode stands before the signature
+    assert spec[mode] == 0
+    for bad_bool in (2, 255):
+        with pytest.raises(MessageMalformed, match="bool"):
+            decode(SignedRunSpec, spec[:mode] + bytes([bad_bool]) + spec[mode + 1 :])
+    with pytest.raises(MessageMalformed, match="UTF-8"):
+        decode(KeyAdvert, EXAMPLES[KeyAdvert].replace(b"site-00", b"site-0\xff"))
+    with pytest.raises(MessageMalformed, match="int"):
+        encode(replace(task, attempt=True))
 
 
 def test_wrong_python_types_are_not_encoded() -> None:
