@@ -114,6 +114,8 @@ def test_old_advert_of_another_run_is_replayed() -> None:
     old = earlier.sites[PEER].advertise()
     with pytest.raises(KeysRejected, match="for another run"):
         federation.sites[VICTIM].accept_book(with_advert(book, old))
+    with pytest.raises(KeysRejected, match="book is for another run"):
+        federation.sites[VICTIM].accept_book(replace(book, spec=old.spec))
 
 
 def test_old_advert_of_the_same_run_is_replayed() -> None:
@@ -320,5 +322,8 @@ def test_aggregator_refuses_adverts_and_approvals_that_do_not_fit() -> None:
         aggregator.add_ack(replace(ack, approval=replace(ack.approval, site=PEER)))
     with pytest.raises(KeysRejected, match="did not seal"):
         aggregator.add_ack(replace(ack, sealed=ack.sealed[1:]))
+    extra = replace(ack.sealed[0], sender=PEER)
+    with pytest.raises(KeysRejected, match="did not seal"):
+        aggregator.add_ack(replace(ack, sealed=(*ack.sealed, extra)))
     with pytest.raises(OutOfOrder, match="not approved by all"):
         aggregator.task(1, 1, federation.names, bytes(32))

@@ -160,6 +160,15 @@ def test_task_that_the_coordinator_did_not_sign() -> None:
             federation.sites[VICTIM].check_task(forged, MODEL)
 
 
+def test_task_with_a_bound_that_the_run_does_not_allow() -> None:
+    federation = ready(3)
+    task = federation.start()
+    for clip in (1.5, 0.0, 1e-29):
+        wide = signed(replace(task, clip=clip), COORDINATOR)
+        with pytest.raises(TaskRejected, match="clip is outside"):
+            federation.sites[VICTIM].check_task(wide, MODEL)
+
+
 def test_task_beyond_the_rounds_of_the_run() -> None:
     federation = ready(3)
     forged = signed(replace(federation.start(), round=21), COORDINATOR)
@@ -481,17 +490,22 @@ def test_bad_shares_for_a_dead_site_are_routed_around() -> None:
     check(federation.aggregator.result(), given, federation.spec.spec)
 
 
-def test_shares_of_another_length_are_routed_around() -> None:
+@pytest.mark.parametrize("liars", [1, 3])
+def test_shares_of_another_length_are_routed_around(liars: int) -> None:
     federation = uploaded(5)
     federation.aggregator.survivors()
     federation.sign()
     quorum = federation.aggregator.quorum()
     for site in federation.names:
         shares = federation.sites[site].release_shares(quorum)
-        if site == VICTIM:
+        if site in federation.names[:liars]:
             short = tuple(share[:7] for share in shares.self_shares)
             shares = signed(replace(shares, self_shares=short), SIGNERS[site])
         federation.aggregator.add_shares(shares)
+    if liars > 2:
+        with pytest.raises(SharesRejected, match="fewer than 3 shares that open"):
+            federation.aggregator.result()
+        return
     given = {site: federation.contribution(k) for k, site in enumerate(federation.names)}
     check(federation.aggregator.result(), given, federation.spec.spec)
 
@@ -749,8 +763,10 @@ def test_replay_of_an_aggregate() -> None:
         )
     federation.sites[VICTIM].accept_aggregate(*second)
     federation.sites[VICTIM].accept_aggregate(*second)  # again after a crash: the same is fine
-    with pytest.raises(AggregateRejected, match="accepted already"):
-        federation.sites[VICTIM].accept_aggregate(*first)
+    for _ in range(2):
+        with pytest.raises(AggregateRejected, match="accepted already"):
+            federation.sites[VICTIM].accept_aggregate(*first)
+        federation.restart(VICTIM)
 
 
 def test_aggregate_of_a_set_that_no_quorum_signed() -> None:
@@ -770,6 +786,42 @@ def test_aggregate_of_a_set_that_no_quorum_signed() -> None:
         federation.sites[VICTIM].accept_aggregate(
             replace(opening, signatures=opening.signatures[:2]), vector
         )
+
+
+def test_aggregate_of_a_set_below_the_minimum() -> None:
+    """t corrupt sites sign that they alone are the set; the run asks for more in a sum."""
+    federation = ready(5, min_cohort=4, group_mode=True)
+    federation.run(federation.start())
+    opening, vector = federation.opened()
+    few = replace(
+        opening.survivors,
+        sites=opening.survivors.sites[:3],
+        headers=opening.survivors.headers[:3],
+    )
+    signatures = tuple(
+        signed(SurvivorSignature(few.context, site, digest(few)), SIGNERS[site])
+        for site in few.sites
+    )
+    forged = replace(opening, survivors=few, signatures=signatures)
+    with pytest.raises(SurvivorsRejected, match="3 survivors; the run asks for at least 4"):
+        federation.sites["site-04"].accept_aggregate(forged, vector)
+
+
+def test_second_aggregate_of_one_round() -> None:
+    """Two attempts over the same set open; a site reads one sum a round, in its own attempt."""
+    federation = ready(5, group_mode=True)
+    federation.run(federation.start())
+    first = federation.opened()
+    federation.sites[VICTIM].accept_aggregate(*first)
+    federation.run(federation.start(1, 2))
+    second = federation.opened()
+    with pytest.raises(AggregateRejected, match="accepted already"):
+        federation.sites[VICTIM].accept_aggregate(*second)
+    with pytest.raises(AggregateRejected, match="not of the set this site helped to open"):
+        federation.sites[PEER].accept_aggregate(*first)
+    mixed = replace(second[0], survivors=first[0].survivors, signatures=first[0].signatures)
+    with pytest.raises(AggregateRejected, match="set is of another attempt"):
+        federation.sites[PEER].accept_aggregate(mixed, second[1])
 
 
 def test_group_key_of_another_run_does_not_read_the_sum() -> None:
