@@ -8,6 +8,7 @@ from secagg_federation import COORDINATOR, SIGNERS, Federation, check, ready
 
 from wardround.privacy.errors import (
     KeysRejected,
+    ParametersInvalid,
     SecureAggregationError,
     SharesRejected,
     SurvivorsRejected,
@@ -71,6 +72,7 @@ def test_replay_streams_its_uploads() -> None:
     ("what", "change", "error"),
     [
         ("coordinator_public", lambda v: bytes(32), KeysRejected),
+        ("roster", lambda v: replace(v, sites=v.sites[:4]), ParametersInvalid),
         ("book", lambda v: replace(v, adverts=v.adverts[:4]), TaskRejected),
         ("task", lambda v: replace(v, round=2), TaskRejected),
         ("uploads", lambda v: v[:3], SurvivorsRejected),
