@@ -65,6 +65,8 @@ def test_smallest_threshold_of_the_design(n: int, colluders: int, threshold: int
         ({"min_cohort": 2}, "min_cohort must be 3..3"),
         ({"clip": 0.0}, "clip"),
         ({"clip": float("inf")}, "clip"),
+        ({"clip": float("nan")}, "clip"),
+        ({"clip": 1e-30}, "clip"),
         ({"ring_bits": 64}, "ring_bits"),
         ({"counters": ("a", "a")}, "counters"),
         ({"layout": (TensorLayout("a", (0,)),)}, "numbers"),
@@ -297,6 +299,20 @@ def test_n_full_scale_coordinates_do_not_wrap(n: int, bits: int, sign: int) -> N
     total = n * int(encoded[0])
     assert -(2 ** (bits - 1)) < total < 2 ** (bits - 1)
     assert abs(total) > 0.99 * 2 ** (bits - 1)
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+@pytest.mark.parametrize("clip", [1e-28, 1e30])
+def test_the_scale_of_every_clip_that_a_run_may_have_is_finite(clip: float, bits: int) -> None:
+    """An infinite one would make the lowest integer of a zero."""
+    spec, _ = run_spec(3, ring_bits=bits, clip=clip)
+    check_clip(spec, clip)
+    encoded = np.empty(spec.encoded_length, np.int32 if bits == 32 else np.int16)
+    values = np.zeros(spec.dimension, np.float32)
+    values[0] = clip
+    Quantizer(spec, None, values, spec.max_weight).encode(0, encoded)
+    assert encoded[0] == pytest.approx(spec.largest_value, rel=1e-6)
+    assert not encoded[1:].any()
 
 
 @pytest.mark.parametrize("n", [3, 8, 50])

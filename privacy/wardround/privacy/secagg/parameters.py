@@ -9,7 +9,6 @@ The bounds, and why each of them (n participants, c sites that may work with the
                       besides the c colluders a sum holds at least two honest updates
 """
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
@@ -33,6 +32,7 @@ MAX_COUNTERS = 64
 COUNT_BITS = 31
 TAGS, TAG_BITS = 4, 96
 SECRET = 32
+SMALLEST_CLIP = 1e-28  # the scale of an update, below 2^31 / clip, stays within float32
 
 Digest: TypeAlias = Annotated[bytes, Limit(32, 32)]
 Signature: TypeAlias = Annotated[bytes, Limit(64, 64)]
@@ -91,8 +91,8 @@ class RunSpec:
                 "tensor names must differ and shapes be non-negative",
             ),
             (
-                math.isfinite(self.clip) and 1e-30 <= self.clip <= 1e30,
-                "clip must be positive and finite (1e-30 to 1e30)",
+                SMALLEST_CLIP <= self.clip <= 1e30,
+                f"clip must be {SMALLEST_CLIP} to 1e30",
             ),
             (1 <= self.max_weight <= MAX_WEIGHT, f"max_weight must be 1..{MAX_WEIGHT}"),
             (

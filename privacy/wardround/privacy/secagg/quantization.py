@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.privacy.errors import ContributionInvalid, TaskRejected
-from wardround.privacy.secagg.parameters import MAX_COUNTER, RunSpec
+from wardround.privacy.secagg.parameters import MAX_COUNTER, SMALLEST_CLIP, RunSpec
 from wardround.privacy.secagg.rotation import (
     GAIN,
     ROWS,
@@ -159,7 +159,7 @@ def check_clip(spec: RunSpec, clip: float | None) -> None:
 
     The smallest allowed is 2^-60 of the run's clip, so no scale leaves float32.
     """
-    if clip is not None and not max(spec.clip * 2.0**-60, 1e-28) <= clip <= spec.clip:
+    if clip is not None and not max(spec.clip * 2.0**-60, SMALLEST_CLIP) <= clip <= spec.clip:
         raise TaskRejected("a task's clip is outside what the run spec allows")
 
 
@@ -181,7 +181,9 @@ def next_clip(spec: RunSpec, aggregate: Aggregate) -> float | None:
         total += int(np.dot(scaled, scaled))  # below 2^53: exact in any order
     root_mean_square = math.sqrt(total / spec.dimension) / float(scale)
     share = aggregate.weight / (len(aggregate.survivors) * spec.max_weight)
-    return min(spec.clip, max(MARGIN * root_mean_square * share, spec.clip * 2.0**-40, 1e-28))
+    return min(
+        spec.clip, max(MARGIN * root_mean_square * share, spec.clip * 2.0**-40, SMALLEST_CLIP)
+    )
 
 
 def _rotation(spec: RunSpec, clip: float | None) -> Rotation | None:
