@@ -91,6 +91,39 @@ class Forger:
             previous = envelope.digest()
             self.leaves[at] = statement_leaf(envelope, leaf.ts_ms, leaf.actor)
 
+    def say(self, at: int, site: str, event: Event) -> int:
+        """Have a colluding site say one thing more, at entry `at`; return that entry.
+
+        All that the site says later is numbered and signed anew.
+        """
+        signer = self.study.members[site].identity
+        before = next(leaf for n in reversed(range(at)) if (leaf := self.leaf(n)).site == site)
+        assert before.statement is not None
+        assert before.envelope is not None
+        statement, envelope = before.statement, before.envelope
+        later = [n for n in range(at, len(self.leaves)) if self.leaf(n).site == site]
+        said = [(None, event.kind, Body(event.to_json()))]
+        said += [
+            (n, told.kind, told.event)
+            for n in later
+            if (told := self.leaf(n).statement) is not None
+        ]
+        for place, kind, body in said:
+            statement = replace(
+                statement,
+                sequence=statement.sequence + 1,
+                previous=envelope.digest(),
+                kind=kind,
+                event=body,
+            )
+            envelope = sign(statement, signer)
+            if place is None:
+                made = statement_leaf(envelope, self.leaf(at - 1).ts_ms)
+            else:
+                self.leaves[place] = statement_leaf(envelope, self.leaf(place).ts_ms)
+        self.leaves.insert(at, made)
+        return at
+
     def rederive(self) -> "Forger":
         """Make columns and summary fit the entries again."""
         projection = Projection()

@@ -17,7 +17,6 @@ from wardround.privacy.events import (
     Enrol,
     Mechanism,
     PrivacySpend,
-    RecoveryShare,
     Refusal,
     Restored,
     Revoke,
@@ -137,26 +136,20 @@ def test_an_aggregate_repeated(forger: Forger, tmp_path: Path) -> None:
 
 def test_a_run_begun_although_a_site_took_its_approval_back(forger: Forger, tmp_path: Path) -> None:
     """The site's refusal stands in the log, after its approval and before the run."""
-    said = max(n for n in range(forger.find("run_start")) if forger.leaf(n).site == "b")
-    leaf, digest = forger.leaf(said), forger.study.plan.digest()
-    assert leaf.statement is not None
-    assert leaf.envelope is not None
+    digest = forger.study.plan.digest()
     refusal = Refusal("study-1", digest, "", 0, 0, "purpose", "the board withdrew")
-    statement = replace(
-        leaf.statement,
-        sequence=leaf.statement.sequence + 1,
-        previous=leaf.envelope.digest(),
-        kind="refusal",
-        event=Body(refusal.to_json()),
-    )
-    envelope = sign(statement, forger.study.members["b"].identity)
-    at = forger.find("run_start")
-    forger.leaves.insert(at, statement_leaf(envelope, forger.leaf(at - 1).ts_ms))
+    at = forger.say(forger.find("run_start"), "b", refusal)
     result = forger.rederive().seal().verify(tmp_path)
-    assert any(
-        f.check == "approval" and f.entry == at + 1 and f.expected == "b approved the plan"
-        for f in result.findings
-    )
+    assert [(f.entry, f.expected) for f in result.findings if f.check == "approval"] == [
+        (at + 1, "b approved the plan")
+    ]
+
+
+def test_a_refusal_of_one_round_takes_back_no_approval(forger: Forger, tmp_path: Path) -> None:
+    digest = forger.study.plan.digest()
+    refusal = Refusal("study-1", digest, "run-0", 1, 1, "budget", "spent")
+    forger.say(forger.find("run_start"), "b", refusal)
+    assert not found(forger.rederive().seal().verify(tmp_path), "approval")
 
 
 SPEND = Mechanism("gaussian", "1.1", "0.05", 20, "patient", "add-remove", "poisson")
@@ -236,26 +229,9 @@ def test_an_update_of_another_form(forger: Forger, tmp_path: Path, changes: dict
 
 def test_shares_of_a_site_that_sent_no_update(forger: Forger, tmp_path: Path) -> None:
     """Site d was away in round 2."""
-    at = forger.find("closing", "d")
-    leaf = forger.leaf(at)
     share = forger.leaf(forger.find("recovery_share", "a", 2)).event
-    assert isinstance(share, RecoveryShare)
-    assert leaf.statement is not None
-    body, place = Body(share.to_json()), forger.find("aggregate", round=2)
-    before = max(n for n in range(place) if forger.leaf(n).site == "d")
-    last = forger.leaf(before)
-    assert last.statement is not None
-    assert last.envelope is not None
-    said = replace(
-        last.statement,
-        sequence=last.statement.sequence + 1,
-        previous=last.envelope.digest(),
-        kind="recovery_share",
-        event=body,
-    )
-    envelope = sign(said, forger.study.members["d"].identity)
-    forger.leaves.insert(place, statement_leaf(envelope, forger.leaf(place - 1).ts_ms))
-    assert found(forger.rederive().seal().verify(tmp_path), "round", place)
+    at = forger.say(forger.find("aggregate", round=2), "d", share)
+    assert found(forger.rederive().seal().verify(tmp_path), "round", at)
 
 
 @pytest.mark.parametrize("lie", ["", "from", "to", "root"])
