@@ -77,6 +77,7 @@ from wardround.server.models import CheckpointRow, LogEntry
 ORIGIN = "wardround.example/bench"
 ACCESS = Access("http", "GET", "/runs", "allowed", 200, "auditor", "run-1")
 H = "ab" * 32
+PLANNED = 1_000_000  # rounds; no log here holds so many
 ROUNDS = 60
 TURNS = 8
 
@@ -183,20 +184,21 @@ class Million:
             yield self.say(keys.site, Enrol(keys.site, *values, "H", "w-1"), now)
         yield to_leaf(
             StudyPlanned(
-                "study", H, "", "", "Title", "research", "", "", "task", "model", names, 9, "mode",
-                "patient", "add-remove", "1", "1", "0.1", "8", "0.00001", False, 7, 3, 7,
+                "study", H, "", "", "Title", "research", "", "", "task", "model", names, PLANNED,
+                "mode", "patient", "add-remove", "1", "1", "0.1", "8", "0.00001", False, 7, 3, 7,
             ),
             now,
         )  # fmt: skip
         for site in names:
-            yield self.say(site, Approval("study", H, "o", (), "", "", "", "", ""), now)
+            yield self.say(site, Approval("study", H, "o", ("cohort",), "", "", "", "", ""), now)
         digest = roster.digest()
         yield to_leaf(
             RunStart(
-                "run-1", "study", H, digest, H, "", names, 9, 100, 32, 7, 3, 7, False, (), "w-1"
+                "run-1", "study", H, digest, H, "", names, PLANNED, 100, 32, 7, 3, 7, False, (),
+                "w-1",
             ),
             now,
-        )
+        )  # fmt: skip
         for number in itertools.count(1):
             now += 1000
             yield from self._round(number, now, names)
