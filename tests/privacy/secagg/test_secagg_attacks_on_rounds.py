@@ -352,7 +352,7 @@ def test_cohort_between_threshold_and_minimum() -> None:
     task = federation.start(1, 2)
     for site in names[:3]:
         federation.upload(task, site)
-    with pytest.raises(TooFewSites, match="3 uploads arrived"):
+    with pytest.raises(TooFewSites, match="uploads arrived: 3"):
         federation.aggregator.survivors()
     with pytest.raises(SurvivorsRejected, match="3 survivors; the run asks for at least 4"):
         federation.sites[VICTIM].accept_survivors(survivors_over(federation, VICTIM, names[:3]))
