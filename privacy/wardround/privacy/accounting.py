@@ -4,7 +4,8 @@ What was released (events) is kept apart from what it costs (the accountant), so
 accountant can price the past again. The price is an upper bound at every step: dp-accounting's
 privacy loss distributions (PLD) with pessimistic rounding, never above the Renyi bound that this
 module computes by itself, rounded up to a decimal text. dp-accounting is the extra
-`wardround[accounting]` and is imported only when a price is asked for.
+`wardround[accounting]` and is imported only when a price is asked for; what it takes long for,
+the sampled Gaussian's own distribution, comes from `sampled_gaussian`.
 
 Sources: Sommer, Meiser, Mohammadi 2019 and Doroshenko et al. 2022 (PLD, connect the dots);
 Mironov, Talwar, Zhang 2019, section 3.3 (Renyi DP of the sampled Gaussian, integer orders);
@@ -252,14 +253,18 @@ def _distribution(groups: tuple[_Group, ...], relation: str, interval: float) ->
     if len(groups) > 1:
         return _composed(groups, relation, interval)
     sigma, rate, steps = groups[0]
+    library = _library()
     if rate == 1.0:  # steps of an unsampled Gaussian are one with less noise
-        return _single(sigma / math.sqrt(steps), rate, relation, interval)
-    return _single(sigma, rate, relation, interval).self_compose(steps)
+        sigma, steps = sigma / math.sqrt(steps), 1
+    elif relation == "add-remove":
+        from wardround.privacy import sampled_gaussian
+
+        return sampled_gaussian.distribution(sigma, rate, steps, interval)
+    return _single(library, sigma, rate, relation, interval).self_compose(steps)
 
 
 @lru_cache(maxsize=4)
-def _single(sigma: float, rate: float, relation: str, interval: float) -> Any:
-    library = _library()
+def _single(library: Any, sigma: float, rate: float, relation: str, interval: float) -> Any:
     neighbours = library.NeighborRel
     return library.from_gaussian_mechanism(
         sigma,
