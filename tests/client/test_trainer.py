@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from tests.system.conftest import CLASSES, PATIENTS, make_plan
+from torch import nn
 
 from wardround.client import trainer
 from wardround.client.errors import Refused, TaskInvalid
 from wardround.client.tasks import build
 from wardround.client.trainer import Trainer, check_layout, settings, task_spec, tensor_layout
+from wardround.client.training import Engine, validate
+from wardround.client.training import trainer as rounds
 from wardround.datasets import cohort, phantom
 from wardround.datasets.cohort import Cohort
 from wardround.privacy.model import TensorLayout, Vector, initial_vector, unflatten
@@ -186,6 +189,23 @@ def test_every_round_starts_from_the_model_that_came(data: Cohort, start: Vector
     arrays = unflatten(PLAN.model.tensors, start)
     for name, values in trainer.arrays(opened._model).items():
         assert (np.asarray(values) == arrays[name]).all(), name
+
+
+def test_the_model_is_validated_once_for_all_rounds(
+    data: Cohort, start: Vector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated: list[tuple[int, ...]] = []
+
+    def counting(model: nn.Module, loss: object, input_shape: tuple[int, ...]) -> Engine:
+        validated.append(input_shape)
+        return validate(model, loss, input_shape)
+
+    monkeypatch.setattr(trainer, "validate", counting)
+    monkeypatch.delattr(rounds, "validate")  # a round that is handed an engine makes none
+    opened = Trainer.open(PLAN, data)
+    for _ in range(2):
+        opened.train(start)
+    assert validated == [PLAN.task.input_shape]
 
 
 def test_threads_are_set_only_where_the_site_says_so() -> None:

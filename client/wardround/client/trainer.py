@@ -13,6 +13,7 @@ from wardround.client.cohort_data import training_data
 from wardround.client.errors import Refused
 from wardround.client.tasks import TaskSpec, arrays, build, layout, load_arrays, per_sample_loss
 from wardround.client.training import (
+    Engine,
     RoundResult,
     StepReport,
     TrainingData,
@@ -23,6 +24,7 @@ from wardround.client.training import (
     expected_batch,
     noise_share,
     train_round,
+    validate,
 )
 from wardround.datasets.cohort import Cohort
 from wardround.privacy import run_spec
@@ -90,6 +92,7 @@ class Trainer:
     _model: nn.Module = field(repr=False)
     _train: TrainingData = field(repr=False)
     _held_out: TrainingData = field(repr=False)
+    _engine: Engine | None = field(default=None, init=False, repr=False)
     outside: tuple[str, ...] = OUTSIDE
 
     @classmethod
@@ -134,11 +137,14 @@ class Trainer:
                 last = time.monotonic()
                 say(f"step {step.step + 1} of {total}")
 
+        loss = per_sample_loss(task_spec(self.plan))
+        self._engine = self._engine or validate(self._model, loss, self.plan.task.input_shape)
         result = train_round(
             self._model,
             self._train,
             settings(self.plan),
-            per_sample_loss(task_spec(self.plan)),
+            loss,
+            engine=self._engine,
             on_step=on_step,
         )
         update = flatten(self.plan.model.tensors, result.update)

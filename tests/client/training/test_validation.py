@@ -51,7 +51,7 @@ def test_a_replacement_is_where_and_of_what_type_the_batch_norm_was() -> None:
 def test_running_statistics_are_refused_and_removed() -> None:
     model = convolutional(nn.InstanceNorm2d(8, affine=True, track_running_stats=True))
     with pytest.raises(BatchCoupled, match="track_running_stats=False"):
-        validate(model, CROSS_ENTROPY)
+        validate(model, CROSS_ENTROPY, (4,))
     validate(to_group_norm(model), CROSS_ENTROPY, (1, 8, 8))
 
 
@@ -76,24 +76,24 @@ def test_a_buffer_that_changes_is_refused() -> None:
 def test_spectral_normalisation_is_refused() -> None:
     for wrap in (nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm):
         with pytest.raises(BatchCoupled, match="spectral"):
-            validate(nn.Sequential(wrap(nn.Linear(4, 3))), CROSS_ENTROPY)
+            validate(nn.Sequential(wrap(nn.Linear(4, 3))), CROSS_ENTROPY, (4,))
 
 
 def test_a_module_registered_twice_is_refused() -> None:
     shared = nn.Linear(4, 4)
     with pytest.raises(ModuleRefused, match="under two names"):
-        validate(nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 3)), CROSS_ENTROPY)
+        validate(nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 3)), CROSS_ENTROPY, (4,))
     tied = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     tied[1].weight = tied[0].weight
     with pytest.raises(ModuleRefused, match="under two names"):
-        validate(tied, CROSS_ENTROPY)
+        validate(tied, CROSS_ENTROPY, (4,))
 
 
 def test_recurrent_and_shapeless_modules_are_refused() -> None:
     with pytest.raises(ModuleRefused, match=r"recurrent.*nn\.Conv1d"):
-        validate(nn.LSTM(3, 3), CROSS_ENTROPY)
+        validate(nn.LSTM(3, 3), CROSS_ENTROPY, (4,))
     with pytest.raises(ModuleRefused, match="no shape yet"):
-        validate(nn.LazyLinear(3), CROSS_ENTROPY)
+        validate(nn.LazyLinear(3), CROSS_ENTROPY, (4,))
 
 
 def test_nothing_to_train_is_refused() -> None:
@@ -329,12 +329,12 @@ def test_a_model_that_does_not_run_is_refused_whatever_it_raises() -> None:
 )
 def test_ready_made_losses_are_refused(loss: nn.Module) -> None:
     with pytest.raises(LossRefused, match="of the same name"):
-        validate(nn.Linear(4, 3), loss)
+        validate(nn.Linear(4, 3), loss, (4,))
 
 
 def test_any_other_function_is_refused() -> None:
     with pytest.raises(LossRefused, match="derive from PerSampleLoss"):
-        validate(nn.Linear(4, 3), lambda outputs, targets: outputs.sum())
+        validate(nn.Linear(4, 3), lambda outputs, targets: outputs.sum(), (4,))
 
 
 class Mean(CrossEntropy):
@@ -389,7 +389,7 @@ def test_a_loss_that_remembers_samples_is_refused_by_experiment() -> None:
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_a_model_in_few_bits_is_refused(kind: torch.dtype) -> None:
     with pytest.raises(TrainingRefused, match=r"train in float32, model\.float\(\)"):
-        validate(nn.Linear(4, 3).to(kind), CROSS_ENTROPY)
+        validate(nn.Linear(4, 3).to(kind), CROSS_ENTROPY, (4,))
 
 
 def test_training_under_autocast_is_refused() -> None:
@@ -397,7 +397,7 @@ def test_training_under_autocast_is_refused() -> None:
         torch.autocast("cpu", dtype=torch.bfloat16),
         pytest.raises(TrainingRefused, match="leave it out"),
     ):
-        validate(nn.Linear(4, 3), CROSS_ENTROPY)
+        validate(nn.Linear(4, 3), CROSS_ENTROPY, (4,))
 
 
 def test_wrappers_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from wardround.client.training.conversion import to_group_norm
 from wardround.client.training.data import TensorData, TrainingData
+from wardround.client.training.engine import Engine
 from wardround.client.training.evaluation import counters, evaluate
 from wardround.client.training.plain import train_plain
 from wardround.client.training.settings import RoundResult, StepReport, TrainingSettings
@@ -10,6 +11,7 @@ from wardround.client.training.trainer import expected_batch, train_round
 from wardround.client.training.validation import validate
 
 __all__ = [
+    "Engine",
     "RoundResult",
     "StepReport",
     "TensorData",

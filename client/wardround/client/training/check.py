@@ -94,8 +94,6 @@ def check(name: str) -> Row:
     model = build(task).double().eval()
     loss = per_sample_loss(task)
     engine = validate(model, loss, shape)
-    if engine is None:
-        raise ValueError(f"{name} has nothing to train")
     inputs = torch.randn(3, *shape, dtype=torch.float64)
     with torch.no_grad():
         targets = loss.example_targets(model(inputs))

@@ -45,11 +45,14 @@ def train_round(
     settings: TrainingSettings,
     loss: PerSampleLoss,
     *,
+    engine: Engine | None = None,
     on_step: OnStep | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> RoundResult:
     """Train `model` in place, privately, and answer what may leave the site.
 
+    `engine` is what `validate` gave for this very model and loss, so that it is made once for many
+    rounds: the weights may have changed since, nothing else. Without it the check is made here.
     `on_step` is called for every noisy step, empty ones too, before the step's noise is added and
     anything moves: a ledger that cannot record the step raises there and nothing is released.
     With `group` the processes of it train one model together (a site with several GPUs): all hold
@@ -61,12 +64,10 @@ def train_round(
     units = samples_of_units(data, settings.unit)
     if not units:
         raise TrainingDataInvalid("there is no patient to train on")
-    first = next(iter(trainable(model).values()), None)
-    shape = tuple(data.samples(np.zeros(1, dtype=np.int64))[0].shape[1:])
+    if engine is None:
+        shape = tuple(data.samples(np.zeros(1, dtype=np.int64))[0].shape[1:])
+        engine = validate(model, loss, shape)
     model.train()
-    engine = validate(model, loss, shape)
-    if engine is None or first is None:
-        raise TrainingDataInvalid("the model has nothing to train")
     return _Round(model, data, units, settings, loss, engine, group).run(on_step)
 
 

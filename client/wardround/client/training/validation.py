@@ -29,22 +29,19 @@ _FAILURES = (
 )  # fmt: skip
 
 
-def validate(
-    model: nn.Module, loss: object, input_shape: tuple[int, ...] | None = None
-) -> Engine | None:
-    """Refuse whatever breaks the sensitivity bound; with `input_shape` (C, ...) also by experiment.
+def validate(model: nn.Module, loss: object, input_shape: tuple[int, ...]) -> Engine:
+    """Refuse whatever breaks the sensitivity bound, for inputs of `input_shape` (C, ...).
 
-    Returns the engine to use, if the experiment was made. Raises TrainingRefused.
+    Returns the engine to use, which follows this very model, whatever its weights become. Takes
+    some seconds for a large network. Raises TrainingRefused.
     """
-    _check_loss(loss)
+    sound = _checked_loss(loss)
     _check_wrapper(model)
     _check_modules(model)
     _check_precision(model)
     _check_registered_once(model)
-    if input_shape is None or not isinstance(loss, PerSampleLoss):
-        return None
     try:
-        return engine_that_follows(model, loss, input_shape)
+        return engine_that_follows(model, sound, input_shape)
     except _FAILURES as error:
         first = str(error).partition("\n")[0]
         raise ModuleRefused(
@@ -72,9 +69,9 @@ def check_loader(loader: object) -> None:
         )
 
 
-def _check_loss(loss: object) -> None:
+def _checked_loss(loss: object) -> PerSampleLoss:
     if isinstance(loss, PerSampleLoss):
-        return
+        return loss
     if isinstance(loss, nn.Module):
         raise LossRefused(
             f"{type(loss).__name__} reduces over the batch, or may do so, which couples the "
