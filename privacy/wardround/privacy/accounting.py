@@ -253,18 +253,19 @@ def _distribution(groups: tuple[_Group, ...], relation: str, interval: float) ->
     if len(groups) > 1:
         return _composed(groups, relation, interval)
     sigma, rate, steps = groups[0]
-    library = _library()
     if rate == 1.0:  # steps of an unsampled Gaussian are one with less noise
-        sigma, steps = sigma / math.sqrt(steps), 1
-    elif relation == "add-remove":
-        from wardround.privacy import sampled_gaussian
+        return _single(sigma / math.sqrt(steps), rate, relation, interval)
+    if relation == "replace-one":
+        return _single(sigma, rate, relation, interval).self_compose(steps)
+    _library()
+    from wardround.privacy import sampled_gaussian
 
-        return sampled_gaussian.distribution(sigma, rate, steps, interval)
-    return _single(library, sigma, rate, relation, interval).self_compose(steps)
+    return sampled_gaussian.distribution(sigma, rate, steps, interval)
 
 
 @lru_cache(maxsize=4)
-def _single(library: Any, sigma: float, rate: float, relation: str, interval: float) -> Any:
+def _single(sigma: float, rate: float, relation: str, interval: float) -> Any:
+    library = _library()
     neighbours = library.NeighborRel
     return library.from_gaussian_mechanism(
         sigma,
