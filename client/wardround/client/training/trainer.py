@@ -189,7 +189,11 @@ class _Round:
 
 
 def expected_batch(units: int, rate: float) -> int:
-    """What the noisy sum is divided by: q times the number of units, rounded, at least 1."""
+    """What the noisy sum is divided by: q times the number of units, rounded, at least 1.
+
+    It is not hidden: whoever sees the update alone reads it off the size of the noise, and with it
+    about how many units there are. So it is stated as released outside the accountant.
+    """
     return max(1, round(units * rate))
 
 
