@@ -242,3 +242,8 @@ def test_a_scaling_by_the_sites_own_rows_is_stated_as_outside(tmp_path: Path, sc
     assert [("scaling of the table" in line) for line in found].count(True) == (scaling == "site")
     assert any("held-out counts" in line for line in found)
     assert any("number of patients" in line for line in found)
+
+
+def test_the_divisor_of_the_noise_is_stated_as_outside_the_accountant(data: Cohort) -> None:
+    opened = Trainer.open(PLAN, data)
+    assert any("expected in a step" in line for line in opened.outside)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from wardround.privacy import accounting, canonical
 from wardround.privacy.accounting import (
     DECISION,
+    ESTIMATE,
     PrivacyEvent,
     epsilon,
     renyi_ceiling,
@@ -66,6 +67,23 @@ def test_unsampled_steps_are_the_analytic_gaussian(sigma: float, steps: int) -> 
     else:
         assert exact <= price.value == price.ceiling
     assert exact <= price.ceiling
+
+
+@pytest.mark.parametrize("delta", [1e-11, 1e-12, 1e-13])
+@pytest.mark.parametrize(
+    ("mu", "steps", "interval"),
+    [(1, 100_000, DECISION), (3, 1000, DECISION), (4, 100, DECISION), (4, 10_000, ESTIMATE)],
+)
+def test_rounding_takes_nothing_off_the_price_at_a_small_delta(
+    mu: int, steps: int, interval: float, delta: float
+) -> None:
+    # Sampled at almost 1, so that the steps are composed by FFT, and the exact price is known.
+    rate = Decimal(1) - Decimal("1e-15")
+    many = PrivacyEvent.gaussian(
+        math.sqrt(steps) / mu, rate, steps, unit="patient", relation="add-remove"
+    )
+    price = epsilon([many], Decimal(repr(delta)), interval=interval)
+    assert price.value >= gaussian_epsilon(1 / mu, delta=delta)
 
 
 @pytest.mark.parametrize("sigma", [2.0, 5.0])

@@ -10,6 +10,7 @@ from wardround.privacy.canonical import Json
 
 OUTSIDE = (
     "number of patients or images of the cohort, as weight of an update (in the masked sum)",
+    "patients expected in a step, by which its noisy sum is divided: the size of the noise tells",
     "counts of held-out evaluation (in the masked sum, shown above the plan's minimum count)",
     "sizes and times of messages, rounds taken part in, approvals and refusals with their rule",
     "tuning and training on the same data at this site whose results leave it by another way",

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 REPORT_SECONDS = 5.0
 OUTSIDE = (
     "number of patients to train on, as weight of the update, in the masked sum only",
+    "patients expected in a step, by which its noisy sum is divided: the size of the noise tells",
     "held-out counts of evaluation, in the masked sum only",
 )
 SCALED = (

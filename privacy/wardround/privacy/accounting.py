@@ -37,6 +37,9 @@ PLACES = Decimal("0.0001")
 LEAST_NOISE = Decimal("1e-15")
 MEANINGLESS = 50.0
 """From here on the Renyi bound stands alone: e^50 says nothing, and the PLD's arrays explode."""
+ROUNDING = 2.0**-52
+"""Probability that float64 may lose in each step of a PLD: the n-th power of an FFT errs n times
+as much as the FFT. Seven times the most that was found against exact values."""
 
 Audience: TypeAlias = Literal["everyone", "aggregate"]
 """Against whom: `everyone` may see what this site sent in clear; `aggregate` is the coordinator
@@ -165,8 +168,10 @@ def epsilon(
     if groups:
         value = ceiling = _renyi(groups, float(delta), relation)
         accountant = "RDP"
-        if ceiling < MEANINGLESS:
-            pld = _distribution(groups, relation, interval).get_epsilon_for_delta(float(delta))
+        # What rounding may hide is taken off delta. Where nothing is left, the Renyi bound stands.
+        surely = float(delta) - ROUNDING * sum(1 if q == 1 else steps for _, q, steps in groups)
+        if ceiling < MEANINGLESS and surely > 0:
+            pld = _distribution(groups, relation, interval).get_epsilon_for_delta(surely)
             if pld <= ceiling:
                 value, accountant = pld, "PLD"
     return Epsilon(

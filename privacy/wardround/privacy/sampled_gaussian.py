@@ -77,7 +77,7 @@ def _removed(losses: Floats, sigma: float, rate: float) -> Floats:
     found = -np.expm1(losses)  # below log(1 - q) the mixture is larger everywhere
     inside = losses > math.log1p(-rate)
     e = losses[inside]
-    x = -0.5 - sigma**2 * (e - math.log(rate) + np.log1p(-(1 - rate) * np.exp(-e)))
+    x = -0.5 - sigma**2 * (e - math.log(rate) + _log_rest(-e, rate))
     above = (1 - rate) * ndtr(x / sigma) + rate * ndtr((x + 1) / sigma)
     found[inside] = above - np.exp(e + log_ndtr(x / sigma))
     return found
@@ -88,12 +88,17 @@ def _added(losses: Floats, sigma: float, rate: float) -> Floats:
     found = np.zeros_like(losses)  # above -log(1 - q) the mixture is larger everywhere
     inside = losses < -math.log1p(-rate)
     e = losses[inside]
-    x = 0.5 + sigma**2 * (-e - math.log(rate) + np.log1p(-(1 - rate) * np.exp(e)))
+    x = 0.5 + sigma**2 * (-e - math.log(rate) + _log_rest(e, rate))
     mixture = np.logaddexp(
         math.log1p(-rate) + log_ndtr(x / sigma), math.log(rate) + log_ndtr((x - 1) / sigma)
     )
     found[inside] = ndtr(x / sigma) - np.exp(e + mixture)
     return found
+
+
+def _log_rest(e: Floats, rate: float) -> Floats:
+    """log(1 - (1 - rate) exp(e)), exact where rate is tiny, and finite at the end of the losses."""
+    return np.log(np.maximum(rate * np.exp(e) - np.expm1(e), np.finfo(np.float64).tiny))
 
 
 def _connected(

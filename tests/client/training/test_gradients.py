@@ -226,6 +226,22 @@ def test_patches_and_ways_agree_for_any_convolution(data: st.DataObject) -> None
     torch.testing.assert_close(norms, found[0].flatten(1).square().sum(1), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(("space", "size"), [((1,), 1), ((20,), 3)])
+@pytest.mark.parametrize("owner", [[0, 1], [0, 0]])
+@pytest.mark.parametrize(("large", "small"), [(1e17, 2e-23), (2e-23, 1e17)])
+def test_squares_that_underflow_do_not_shorten_a_gradient(
+    space: tuple[int, ...], size: int, owner: list[int], large: float, small: float
+) -> None:
+    # One float32 square of these is 0, their product is a gradient like any other.
+    kernel = ways.Kernel((8, 4, size), (1,), (0,), (1,), 1)
+    signal = torch.full((2, 4, *space), large)
+    error = torch.full((2, 8, space[0] - size + 1), small)
+    units = Units.of(torch.tensor(owner))
+    exact = units.gather(ways.unfolded(kernel, signal.double(), error.double()))
+    norms = weights.Ghost(kernel, signal, error).squared_norms(units)
+    assert (norms >= exact.flatten(1).square().sum(1)).all()
+
+
 class Twice(nn.Module):
     """One layer that runs twice: its gradients add up before the norm is taken."""
 

@@ -110,6 +110,38 @@ def example(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     return model, inputs, targets
 
 
+def test_the_sum_of_a_full_pass_does_not_round_beyond_the_bound() -> None:
+    # With one parameter nothing averages the rounding out; these were 5e-6 above the bound.
+    clip, most = 1.0036874264228572, trainer.LARGEST_PASS
+    model = nn.Linear(1, 1, bias=False)
+    inputs = torch.full((most, 1), 118.83867645263672)
+
+    def total(patients: int) -> float:
+        units, targets = Units.of(torch.arange(patients)), torch.ones(patients, 1)
+        loss = CATALOGUE["bce"]
+        made = BookKeeping(model).clipped_sum(loss, inputs[:patients], targets, units, clip)
+        return float(made.total["weight"])
+
+    with torch.no_grad():
+        model.weight.zero_()
+    assert abs(total(most) - total(most - 1)) <= clip * (1 + 1e-6)
+
+
+def test_a_huge_image_of_a_sure_model_is_clipped() -> None:
+    # The errors' squares are 0 in float32, the gradient was once 6.6 clips long.
+    clip, size = 1e-4, 1 << 14
+    model = nn.Linear(size, 10, bias=False)
+    inputs = torch.full((1, size), 1.8e17)
+    with torch.no_grad():
+        model.weight.zero_()[0] = 53 / (1.8e17 * size)
+    one = Units.of(torch.zeros(1, dtype=torch.long))
+    made = BookKeeping(model).clipped_sum(
+        CATALOGUE["cross-entropy"], inputs, torch.zeros(1, dtype=torch.long), one, clip
+    )
+    assert made.nonfinite == 0
+    assert float(made.total["weight"].double().norm()) <= clip * (1 + 1e-6)
+
+
 @pytest.mark.parametrize(("name", "loss"), PAIRS)
 def test_one_patient_moves_the_sum_by_at_most_the_clip(name: str, loss: str) -> None:
     model, inputs, targets = example(name)

@@ -11,7 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from wardround.client.errors import BatchCoupled, TrainingDataInvalid, TrainingRefused
+from wardround.client.errors import (
+    BatchCoupled,
+    ModuleRefused,
+    TrainingDataInvalid,
+    TrainingRefused,
+)
 from wardround.client.tasks import TaskSpec, arrays, build, load_arrays, per_sample_loss
 from wardround.client.training import (
     RoundResult,
@@ -23,6 +28,7 @@ from wardround.client.training import (
     train_plain,
     train_round,
     trainer,
+    validate,
 )
 from wardround.client.training.evaluation import dice
 from wardround.client.training.trainer import expected_batch, microbatches
@@ -330,3 +336,18 @@ def test_two_processes_share_one_draw_and_one_noise(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     _one_of_two(int(sys.argv[1]), sys.argv[2])
+
+
+def test_what_the_rules_forbid_is_refused_with_a_validated_engine_too() -> None:
+    model, loss, data = build(TASK), per_sample_loss(TASK), easy()
+    engine = validate(model, loss, TASK.input_shape)
+    train_round(model, data, settings(steps=1), loss, engine=engine)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(TrainingRefused, match="autocast"),
+    ):
+        train_round(model, data, settings(steps=1), loss, engine=engine)
+    with pytest.raises(ModuleRefused, match="another model"):
+        train_round(build(TASK), data, settings(steps=1), loss, engine=engine)
+    with pytest.raises(TrainingRefused, match="bfloat16"):
+        train_round(model.bfloat16(), data, settings(steps=1), loss, engine=engine)

@@ -473,3 +473,46 @@ def test_a_shuffled_loader_is_refused() -> None:
 def test_models_of_the_catalogue_pass(model: str) -> None:
     task = TaskSpec("image-classification-2d", model, 2, (1, 16, 16))
     assert isinstance(validate(build(task), CROSS_ENTROPY, task.input_shape), BookKeeping)
+
+
+class FilledFromTheBatch(nn.Module):
+    """Missing numbers become the mean of the batch's: on whole inputs it does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(torch.where(x.isnan(), x.nanmean(0, keepdim=True), x))
+
+
+class NothingWhereAnyIsMissing(nn.Module):
+    """A batch with one missing number is left out as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if x.isfinite().all() else self.layer(torch.zeros_like(x))
+
+
+class FilledWithZero(nn.Module):
+    """Each sample by itself: nothing wrong with that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.nan_to_num(0.0))
+
+
+@pytest.mark.parametrize("kind", [FilledFromTheBatch, NothingWhereAnyIsMissing])
+def test_numbers_missing_in_one_sample_may_not_touch_another(kind: type[nn.Module]) -> None:
+    with pytest.raises(BatchCoupled, match="missing"):
+        validate(kind(), CROSS_ENTROPY, (4,))
+
+
+def test_a_sample_may_fill_its_own_gaps() -> None:
+    validate(FilledWithZero(), CROSS_ENTROPY, (4,))

@@ -38,7 +38,9 @@ _BROADCAST: tuple[type[nn.Module], ...] = (PatchEmbeddingBlock, ViT)
 
 
 class Engine(Protocol):
-    """Whatever makes clipped sums of the gradients of a model."""
+    """Whatever makes clipped sums of the gradients of `model`."""
+
+    model: nn.Module
 
     def clipped_sum(
         self, loss: Loss, inputs: Tensor, targets: Tensor, units: Units, clip: float

@@ -3,13 +3,14 @@
 At rest the engine's gradients must equal those of each sample alone. In training mode, where
 dropout and its kin are at work, a sample's gradient must stay as it is when the other samples are
 exchanged; a model that draws random numbers is tried several times, for it may mix samples by
-chance alone. In both no parameter or buffer may change, and nothing may be kept from one batch for
-the next.
+chance alone. The same holds where numbers are missing, for a model may fill them from the others.
+In both no parameter or buffer may change, and nothing may be kept from one batch for the next.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,15 +58,14 @@ def engine_that_follows(
         for draw in range(_DRAWS if chance else 1):
             # Gradients once; losses, which are cheaper, show whether chance makes a difference.
             of = partial(engine.per_sample, loss) if draw == 0 else partial(_losses, twin, loss)
-            moved = _moved_by_others(of, inputs, targets, draw)
+            moved = _moved_by_others(of, inputs, inputs, targets, draw)
             _check_unchanged(twin, before)
-            if not moved <= TOLERANCE:
-                raise BatchCoupled(
-                    "in training mode the other samples of a batch, or of one before, change a "
-                    f"sample's gradient by {moved:.1e} of its size: a layer or the loss mixes or "
-                    "remembers them; use a group norm (to_group_norm) and a loss of the "
-                    "catalogue, and keep no state"
-                )
+            _check_apart(moved)
+        gaps, of = _with_gaps(inputs), partial(_losses, twin, loss)
+        for own, others in ((inputs, gaps), (gaps, gaps)):
+            moved = _moved_by_others(of, own, others, targets, 0)
+            _check_unchanged(twin, before)
+            _check_apart(moved)
     if not chance:
         _check_equal(engine.per_sample(loss, inputs, targets), loop(twin, loss, inputs, targets))
     return type(engine)(model)
@@ -132,24 +132,49 @@ def _check_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         )
 
 
+def _check_apart(moved: float) -> None:
+    if not moved <= TOLERANCE:
+        raise BatchCoupled(
+            "in training mode the other samples of a batch, or of one before, change a "
+            f"sample's gradient by {moved:.1e} of its size: a layer or the loss mixes or "
+            "remembers them, perhaps only where numbers are missing (NaN); use a group norm "
+            "(to_group_norm) and a loss of the catalogue, and keep no state"
+        )
+
+
+def _with_gaps(inputs: Tensor) -> Tensor:
+    """A third of each sample's numbers missing, of each sample others."""
+    gaps = inputs.flatten(1)
+    place = torch.arange(gaps.shape[1]) + torch.arange(len(gaps))[:, None]
+    return gaps.masked_fill((place % 3 == 0).to(gaps.device), math.nan).reshape(inputs.shape)
+
+
 def _moved_by_others(
-    of: Callable[[Tensor, Tensor], dict[str, Tensor]], inputs: Tensor, targets: Tensor, draw: int
+    of: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    inputs: Tensor,
+    others: Tensor,
+    targets: Tensor,
+    draw: int,
 ) -> float:
     """How far what belongs to one sample moves when the others do, random numbers being the same.
 
-    The others become a thousand times as large, so that a choice made for the batch shows.
+    Each is exchanged for the one before it in `others`, a thousand times as large, so that a
+    choice made for the batch shows.
     """
 
     def after(exchanged: Tensor) -> dict[str, Tensor]:
         _seed(draw)
         x, y = inputs / 10, targets.clone()
-        x[exchanged] = 1 + 100 * inputs.roll(1, 0)[exchanged]
+        x[exchanged] = 1 + 100 * others.roll(1, 0)[exchanged]
         y[exchanged] = targets.roll(1, 0)[exchanged]
         return of(x, y)
 
     first = torch.arange(len(inputs), device=inputs.device) == 0
     nobody, alone, rest = after(first & ~first), after(~first), after(first)
     kept = {n: torch.cat([alone[n][:1], rest[n][1:]]) for n in nobody}
+    for name, value in nobody.items():  # what is no number before and after has not moved
+        both = value.isnan() & kept[name].isnan()
+        nobody[name], kept[name] = value.masked_fill(both, 0), kept[name].masked_fill(both, 0)
     if all(torch.equal(kept[n], nobody[n]) for n in nobody):
         return 0.0  # all may be zeros, where chance leaves out a whole batch
     return difference(kept, nobody)

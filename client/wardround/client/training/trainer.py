@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wardround.client.errors import TrainingDataInvalid
+from wardround.client.errors import ModuleRefused, TrainingDataInvalid
 from wardround.client.training.data import TrainingData, samples_of_units
 from wardround.client.training.engine import Engine, trainable
 from wardround.client.training.losses import PerSampleLoss
@@ -31,7 +31,7 @@ from wardround.client.training.randomness import BitSource, SecureBits
 from wardround.client.training.sampling import choose, poisson_sample
 from wardround.client.training.settings import RoundResult, StepReport, TrainingSettings
 from wardround.client.training.tape import Units
-from wardround.client.training.validation import check_loader, validate
+from wardround.client.training.validation import check_loader, check_rules, validate
 
 # A float32 sum of more gradients than this would round by more than the margin of the clip.
 LARGEST_PASS = 256
@@ -52,7 +52,9 @@ def train_round(
     """Train `model` in place, privately, and answer what may leave the site.
 
     `engine` is what `validate` gave for this very model and loss, so that it is made once for many
-    rounds: the weights may have changed since, nothing else. Without it the check is made here.
+    rounds: the weights may have changed since, nothing else. What the rules forbid, such as
+    autocast, is refused in each round; only the experiment is not made again. Without an engine
+    the whole check is made here.
     `on_step` is called for every noisy step, empty ones too, before the step's noise is added and
     anything moves: a ledger that cannot record the step raises there and nothing is released.
     With `group` the processes of it train one model together (a site with several GPUs): all hold
@@ -67,6 +69,10 @@ def train_round(
     if engine is None:
         shape = tuple(data.samples(np.zeros(1, dtype=np.int64))[0].shape[1:])
         engine = validate(model, loss, shape)
+    elif engine.model is not model:
+        raise ModuleRefused("the engine is that of another model: validate the one to train")
+    else:
+        check_rules(model, loss)
     model.train()
     return _Round(model, data, units, settings, loss, engine, group).run(on_step)
 
@@ -183,7 +189,11 @@ class _Round:
 
 
 def expected_batch(units: int, rate: float) -> int:
-    """What the noisy sum is divided by: q times the number of units, rounded, at least 1."""
+    """What the noisy sum is divided by: q times the number of units, rounded, at least 1.
+
+    It is not hidden: whoever sees the update alone reads it off the size of the noise, and with it
+    about how many units there are. So it is stated as released outside the accountant.
+    """
     return max(1, round(units * rate))
 
 

@@ -35,11 +35,7 @@ def validate(model: nn.Module, loss: object, input_shape: tuple[int, ...]) -> En
     Returns the engine to use, which follows this very model, whatever its weights become. Takes
     some seconds for a large network. Raises TrainingRefused.
     """
-    sound = _checked_loss(loss)
-    _check_wrapper(model)
-    _check_modules(model)
-    _check_precision(model)
-    _check_registered_once(model)
+    sound = check_rules(model, loss)
     try:
         return engine_that_follows(model, sound, input_shape)
     except _FAILURES as error:
@@ -49,6 +45,19 @@ def validate(model: nn.Module, loss: object, input_shape: tuple[int, ...]) -> En
             f"({type(error).__name__}: {first}): they must take floating-point inputs of that "
             "shape, and be copyable"
         ) from error
+
+
+def check_rules(model: nn.Module, loss: object) -> PerSampleLoss:
+    """Refuse what the rules forbid, without the experiment: quick enough for each round.
+
+    Returns the loss. Raises TrainingRefused.
+    """
+    sound = _checked_loss(loss)
+    _check_wrapper(model)
+    _check_modules(model)
+    _check_precision(model)
+    _check_registered_once(model)
+    return sound
 
 
 def check_accountant(name: str) -> None:

@@ -66,14 +66,29 @@ class Ghost:
         else:
             seen = units.line_up(ways.patches(self.kernel, self.signal, self.error))
             product = seen.transpose(1, 2) @ seen
-        product = product.mul_(error.transpose(1, 2) @ error).flatten(1)
+        other = error.transpose(1, 2) @ error
+        underflow = self._underflow(_trace(product), _trace(other), error.shape[2])
+        product = product.mul_(other).flatten(1)
         # Terms of both signs cancel, their rounding errors do not: a bound on those is added.
         slack = 8 * torch.finfo(product.dtype).eps
         exact = product.sum(1, dtype=torch.float64)
         bound: Tensor = (
-            exact.clamp(min=0) + slack * torch.linalg.vector_norm(product, 1, dim=1).double()
+            exact.clamp(min=0)
+            + slack * torch.linalg.vector_norm(product, 1, dim=1).double()
+            + underflow
         )
         return bound
+
+    def _underflow(self, signal: Tensor, error: Tensor, places: int) -> Tensor:
+        """What squares too small for the type can hide, [count], from the sides' squared norms.
+
+        Tiny errors times huge signals are gradients as good as any. Each entry of one Gram matrix
+        lacks at most `tiny` for each of its terms, and the other's entries add up to at most
+        `places` times its trace.
+        """
+        rows, columns = self.kernel.weight[0], math.prod(self.kernel.weight[1:])
+        tiny = torch.finfo(self.error.dtype).tiny
+        return tiny * places * (rows * signal + columns * error + places)
 
     def weighted_sum(self, weight: Tensor, sound: Tensor | None) -> Tensor:
         """Sum over the samples with `weight` [B], without those that are not sound."""
@@ -278,6 +293,10 @@ def _keep(way: str, kernel: Kernel, signal: Tensor, error: Tensor) -> None:
         gradients = WAYS[way](kernel, signal, error)
         squared_norms(gradients)
         weight.to(gradients.dtype) @ gradients.flatten(1)
+
+
+def _trace(gram: Tensor) -> Tensor:
+    return gram.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.float64)
 
 
 def _columns(x: Tensor) -> Tensor:
