@@ -238,8 +238,7 @@ def _merged(
         steps[key] = steps.get(key, 0) + event.steps
     if len(units) > 1:
         raise AccountingError(
-            "patients and images cannot be added up in one account; "
-            "keep one unit a data set, or register the data set again under another name"
+            "patients and images cannot be added up in one account; keep one unit a data set"
         )
     relation = "replace-one" if "replace-one" in relations else "add-remove"
     groups = tuple((*key, count) for key, count in steps.items() if count)

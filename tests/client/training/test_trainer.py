@@ -334,10 +334,6 @@ def test_two_processes_share_one_draw_and_one_noise(tmp_path: Path) -> None:
     assert (tmp_path / "1.txt").read_text() == f"{alone.nonfinite} []"
 
 
-if __name__ == "__main__":
-    _one_of_two(int(sys.argv[1]), sys.argv[2])
-
-
 def test_what_the_rules_forbid_is_refused_with_a_validated_engine_too() -> None:
     model, loss, data = build(TASK), per_sample_loss(TASK), easy()
     engine = validate(model, loss, TASK.input_shape)
@@ -351,3 +347,7 @@ def test_what_the_rules_forbid_is_refused_with_a_validated_engine_too() -> None:
         train_round(build(TASK), data, settings(steps=1), loss, engine=engine)
     with pytest.raises(TrainingRefused, match="bfloat16"):
         train_round(model.bfloat16(), data, settings(steps=1), loss, engine=engine)
+
+
+if __name__ == "__main__":
+    _one_of_two(int(sys.argv[1]), sys.argv[2])
