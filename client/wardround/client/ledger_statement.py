@@ -21,7 +21,10 @@ OUTSIDE = (
 
 @dataclass(frozen=True, slots=True)
 class SpendLine:
-    """The spends of one run in a period: `steps` over all rounds, epsilon of the data set after."""
+    """The spends of one run in a period: `steps` over all rounds, epsilon of the data set after.
+
+    `epsilon_after` is what was recorded then, at `delta`, the budget's of that time.
+    """
 
     first_ms: int
     last_ms: int
@@ -31,6 +34,7 @@ class SpendLine:
     steps: int
     mechanisms: tuple[str, ...]
     epsilon_after: Decimal
+    delta: str
     sequence: int
 
 
@@ -89,6 +93,7 @@ class Statement:
                     "steps": line.steps,
                     "mechanisms": list(line.mechanisms),
                     "epsilon_after": f"{line.epsilon_after:f}",
+                    "at_delta": line.delta,
                     "ledger_sequence": line.sequence,
                 }
                 for line in self.lines
@@ -203,6 +208,7 @@ def _line(group: list[Spent]) -> SpendLine:
         steps=sum(event.steps for event in events),
         mechanisms=tuple(mechanisms),
         epsilon_after=_after(group[-1]),
+        delta=group[-1].committed.delta,
         sequence=group[-1].sequence,
     )
 

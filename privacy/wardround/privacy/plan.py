@@ -23,6 +23,7 @@ from wardround.privacy.model import TensorLayout, dimension
 FORMAT = 1
 MAX_SITES = 50
 MAX_DIMENSION = 200_000_000
+MAX_EPSILON = 100
 _SIGNING_LABEL = b"wardround/v1/plan\0"
 
 Mode: TypeAlias = Literal["local_steps", "one_step"]
@@ -285,7 +286,10 @@ def _check(plan: StudyPlan) -> None:
         (0 < privacy.clip <= 1_000_000, "privacy.clip must be in (0, 1000000]"),
         (0 < privacy.noise_multiplier <= 1000, "privacy.noise_multiplier must be in (0, 1000]"),
         (0 < privacy.sample_rate <= 1, "privacy.sample_rate must be in (0, 1]"),
-        (0 < privacy.target_epsilon <= 100, "privacy.target_epsilon must be in (0, 100]"),
+        (
+            0 < privacy.target_epsilon <= MAX_EPSILON,
+            f"privacy.target_epsilon must be in (0, {MAX_EPSILON}]",
+        ),
         (0 < privacy.delta < Decimal("0.01"), "privacy.delta must be in (0, 0.01)"),
         (1 <= privacy.max_images_per_patient <= 10_000, "privacy.max_images_per_patient: 1..10000"),
         (
