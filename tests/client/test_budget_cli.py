@@ -119,6 +119,20 @@ def test_lines_recorded_at_another_delta_are_marked(home: Path, typed: Terminal)
     assert [line["at_delta"] for line in account["spends"]] == ["0.0001"]
 
 
+def test_runs_side_by_side_have_one_line_each(home: Path, typed: Terminal) -> None:
+    engine = open_database(home / "site.sqlite3")
+    ledger, dataset = Ledger(engine), Cohort.load(home, "chest").pseudonym
+    for run, round in (("b", 1), ("a", 1), ("b", 2), ("a", 2)):
+        held = ledger.reserve(run=run, study="s", dataset=dataset, round=round, events=EVENTS)
+        ledger.commit(held.id, EVENTS)
+    engine.dispose()
+    account = json.loads(typed("ledger", "--home", home, "--json").out)["datasets"][0]
+    assert [(line["run"], line["rounds"]) for line in account["spends"]] == [
+        ("run", 2), ("b", 2), ("a", 2),
+    ]  # fmt: skip
+    assert account["spends"][-1]["epsilon_after"] == account["closing"]
+
+
 @pytest.mark.parametrize("columns", [60, 80])
 def test_the_account_fits_the_terminal(
     home: Path, typed: Terminal, monkeypatch: pytest.MonkeyPatch, columns: int

@@ -244,7 +244,9 @@ def show(statement: Statement, name: str) -> None:
         limit = f" of {part.budget.epsilon}" if part.budget else ""
         _indented(
             f"study {part.study}: {part.opening.value:.4f} -> {part.closing.value:.4f}{limit}"
-            f" at delta {decimal_text(part.closing.delta).lower()}",
+            f" at delta {decimal_text(part.closing.delta).lower()}"
+            + f", against {_AGAINST[part.closing.audience]}"
+            * (part.closing.audience != budget.audience),
         )
     for id, run, round in statement.open_reservations:
         _indented(f"open: {id} (run {run}, round {round}) counts as spent until decided")

@@ -181,14 +181,11 @@ def _statement(book: Book, dataset: str, since_ms: int, until_ms: int) -> Statem
 
 
 def _lines(spends: Iterable[Spent]) -> Iterator[SpendLine]:
-    """One line for each run of consecutive spends."""
-    group: list[Spent] = []
+    """One line for each run, in the order of their last spends: runs may go on side by side."""
+    groups: dict[str, list[Spent]] = {}
     for spent in spends:
-        if group and spent.reserved.run != group[0].reserved.run:
-            yield _line(group)
-            group = []
-        group.append(spent)
-    if group:
+        groups.setdefault(spent.reserved.run, []).append(spent)
+    for group in sorted(groups.values(), key=lambda group: group[-1].sequence):
         yield _line(group)
 
 
