@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeAlias, get_args, get_origin, get_type
 from wardround.privacy import canonical
 from wardround.privacy.canonical import Json
 from wardround.privacy.errors import MalformedData, PlanInvalid
-from wardround.privacy.identity import Signer, check_site_name, verify_signature
+from wardround.privacy.identity import SITE_NAME, Signer, check_site_name, verify_signature
 from wardround.privacy.model import TensorLayout, dimension
 
 FORMAT = 1
@@ -258,10 +258,10 @@ def _check(plan: StudyPlan) -> None:
     try:
         for site in sites:
             check_site_name(site)
-        check_site_name(plan.study.id)
     except MalformedData as error:
         raise PlanInvalid(str(error)) from None
     rules: tuple[tuple[bool, str], ...] = (
+        (bool(SITE_NAME.fullmatch(plan.study.id)), "study.id: a-z, 0-9, inner hyphens, at most 32"),
         (plan.format == FORMAT, f"format must be {FORMAT}"),
         (bool(plan.study.purpose.strip()), "study.purpose is empty: say what the data are for"),
         (bool(plan.study.legal_basis.strip()), "study.legal_basis is empty: name the reference"),
@@ -365,7 +365,7 @@ def _decimal(value: object, where: str) -> Decimal:
     except InvalidOperation:
         number = None
     if number is None or isinstance(value, bool) or not number.is_finite():
-        raise PlanInvalid(f"{where} must be a number, not {value!r}")
+        raise PlanInvalid(f"{where} must be a number, not {str(value)!r}")
     if abs(number.adjusted()) > 30:
         raise PlanInvalid(f"{where} is out of every sensible range")
     return number
