@@ -16,6 +16,7 @@ from tests.commands import Terminal
 from wardround.client import cli, ledger_cli
 from wardround.client import database as database_module
 from wardround.client.database import open_database
+from wardround.client.errors import LedgerRolledBack
 from wardround.client.ledger import Ledger
 from wardround.client.study_cli import show_plan
 from wardround.datasets import cohort, phantom
@@ -163,6 +164,16 @@ def test_a_forecast_names_the_study_whose_budget_is_nearest_its_end(
     typed("ledger", "budget", "set", "chest", *give)
     said = text(typed("ledger", "forecast", EXAMPLE, "chest", "--home", home).out)
     assert "more than the 0.50 left of 0.5 for study chest-nodules on chest:" in said
+
+
+def test_a_forecast_of_a_suspended_ledger_says_so(home: Path, typed: Terminal) -> None:
+    given = ("ledger", "forecast", EXAMPLE, "chest", "--home", home)
+    assert typed(*given).error == ""
+    with pytest.raises(LedgerRolledBack):
+        Ledger(open_database(home / "site.sqlite3")).check_position(99)
+    said = typed(*given)
+    assert "Suspended: the audit log has seen entry 99" in text(said.error)
+    assert said.out.startswith("This plan costs")
 
 
 @pytest.mark.parametrize(

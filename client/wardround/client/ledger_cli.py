@@ -272,7 +272,9 @@ def _indented(*columns: str) -> None:
 
 
 def forecast_of(home: Path, ledger: Ledger, planned: PlannedSpend, dataset: str) -> Forecast:
-    """What a planned study would cost on `dataset`."""
+    """What a planned study would cost on `dataset`; says so where the ledger is suspended."""
+    if suspended := ledger.book().suspended:
+        note.print(f"Suspended: {suspended.sentence}; nothing is trained until it is decided.")
     return ledger.forecast(
         planned.events_per_round(),
         known(home, ledger, dataset),
