@@ -225,6 +225,7 @@ def test_shared_noise_needs_a_budget_that_says_so(ledger: Ledger) -> None:
     assert done.shared_after is not None
     assert done.shared_after < 3 < done.epsilon_after
     assert done.left == 3 - done.shared_after
+    assert done.counted == done.shared_after
     said = done.statement(attempt=0, clip=Decimal(1))
     assert (said.shared_noise_epsilon, said.epsilon_after) == (
         decimal_text(done.shared_after),

@@ -21,7 +21,7 @@ from wardround.client.ledger import Ledger
 from wardround.client.site_report import SiteReport, build_site_report, write_site_report
 from wardround.client.site_report.document import site_document
 from wardround.client.spend import Reservation
-from wardround.privacy.accounting import PrivacyEvent
+from wardround.privacy.accounting import PrivacyEvent, epsilon
 from wardround.privacy.errors import ReportError
 from wardround.privacy.events import Refusal
 from wardround.privacy.loghead import LogHead
@@ -100,6 +100,23 @@ def test_egress_lists_every_update_with_digest_and_size(study: Any, report: Site
         assert one.encryption.value == "wardround-secagg-1"
         assert one.digest.source is Source.SITE
         assert one.entry.value > 0
+
+
+def test_shared_noise_has_both_epsilons(study: Any) -> None:
+    ledger = Ledger(study.members["b"].witness.engine, clock=study.clock)
+    ledger.set_budget("shared", Decimal(3), Decimal("1e-5"), audience="aggregate")
+    event = PrivacyEvent.gaussian(3, 0.5, 1, unit="patient", relation="add-remove", honest=4)
+    held = ledger.reserve(run="r", study="s", dataset="shared", round=1, events=[event])
+    ledger.commit(held.id, [event])
+    report = build_site_report(study.members["b"].witness, ledger, START, END)
+    (account,) = report.accounts
+    for_all, for_the_sum = (
+        epsilon([event], Decimal("1e-5"), audience=audience)
+        for audience in ("everyone", "aggregate")
+    )
+    assert (account.closing.value, account.otherwise.value) == (for_the_sum.text, for_all.text)
+    assert account.sampling.value == "poisson"
+    assert "Closing ε against everyone" in page_text(report)
 
 
 def test_run_and_decisions(report: SiteReport) -> None:

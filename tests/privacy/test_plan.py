@@ -82,7 +82,7 @@ def test_spelling_of_decimals_does_not_change_the_digest(plan: StudyPlan) -> Non
         ('"north", "south"', '"south", "north"', r"must be sorted"),
         ('"local_steps"', '"often"', r"plan.training.mode must be one of"),
         ("delta = 1e-5", "delta = 0.1", r"privacy.delta must be in"),
-        ('id = "shapes"', 'id = "a/../b"', r"not a site name"),
+        ('id = "shapes"', 'id = "a/../b"', r"study.id: a-z"),
         ('purpose = "Show that the parts work together"', 'purpose = " "', r"purpose is empty"),
         ('title = "Shapes in phantoms"', 'title = "a\\nb"', r"one line of printable text"),
         ("conv.bias", "conv.weight", r"names one twice"),

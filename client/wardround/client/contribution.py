@@ -106,7 +106,7 @@ class Contributions:
             spend = self.site.ledger.commit(spend.id, spend.events)
             logger.info(
                 "round %s: epsilon %s of %s spent on this data set",
-                *(task.round, spend.epsilon_after, spend.budget),
+                *(task.round, spend.counted, spend.budget),
             )
         if not self.site.witness.stated(PrivacySpend.kind, spend.run, spend.round):
             self.site.witness.statement(

@@ -83,7 +83,14 @@ def session(engine: Engine) -> Iterator[Session]:
 
 
 def _unusable(name: str, error: DatabaseError) -> SiteStateError:
-    advice = "is it this site's database, whole?"
-    if getattr(error.orig, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY:
-        advice = "another command or program is writing; try again when it has ended"
+    # The low byte is SQLite's error; what is above tells its cases apart.
+    match getattr(error.orig, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_BUSY:
+            advice = "another command or program is writing; try again when it has ended"
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            advice = "is the disk full or failing? Nothing was changed; make room and try again"
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            advice = "even looking needs a folder that this account can write to"
+        case _:
+            advice = "is it this site's database, whole?"
     return SiteStateError(f"{name} cannot be used: {error.orig}; {advice}")

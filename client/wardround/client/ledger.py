@@ -42,7 +42,7 @@ from wardround.client.ledger_rows import (
     rows_from,
 )
 from wardround.client.spend import Reservation, Spend, is_statement_of, lost_spend
-from wardround.privacy.accounting import PrivacyEvent, epsilon
+from wardround.privacy.accounting import PrivacyEvent, check_delta, epsilon
 from wardround.privacy.budget import (
     Accepted,
     Account,
@@ -99,6 +99,7 @@ class Ledger:
         `epsilon` >= 0 at `delta` in (0, 1). Raises MalformedData or AccountingError for values
         out of range. A budget below what is spent is allowed: nothing more will be.
         """
+        check_delta(delta)  # one that cannot be priced would hide the whole account
         entry = BudgetSet(
             dataset=dataset,
             study=study or "",

@@ -14,29 +14,38 @@ from typing import Annotated
 import typer
 from click.core import ParameterSource
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from wardround.client.database import open_database
 from wardround.client.errors import LedgerError, SiteStateError
 from wardround.client.ledger import Ledger
-from wardround.client.ledger_names import names, patients, pseudonym
+from wardround.client.ledger_names import delta_note, names, patients, pseudonym
 from wardround.client.ledger_plot import bar, picture, sparkline
 from wardround.client.ledger_statement import OUTSIDE, Statement, statements
 from wardround.privacy.errors import PlanInvalid
-from wardround.privacy.plan import StudyPlan
+from wardround.privacy.identity import SITE_NAME
+from wardround.privacy.plan import StudyPlan, decimal_text
 from wardround.privacy.planned import Forecast, PlannedSpend
+from wardround.privacy.records import one_line
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 budget_app = typer.Typer(no_args_is_help=True)
 app.add_typer(budget_app, name="budget", help="The limits this site sets.")
 
 out = Console(highlight=False)
+note = Console(stderr=True, highlight=False)
+"""For what is no answer: work that goes on, and warnings; it leaves --json alone."""
+PRICING = "Adding up the privacy cost ..."
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="WARDROUND_SITE_HOME", help="The site's folder.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this data set.")]
 DEFAULT_HOME = Path("site")
+LARGE = 10
+"""An epsilon above this is pointed out."""
 _AGAINST = {"everyone": "everyone", "aggregate": "who sees only the sum"}
 
 
@@ -56,16 +65,15 @@ def ledger(
             raise typer.BadParameter(f"write it after: ledger {context.invoked_subcommand} --home")
         return
     day = 86_400_000
+    since_ms = _midnight(since) if since else 0
+    until_ms = _midnight(until) + day if until else 2**62
+    if since_ms >= until_ms:
+        raise LedgerError(f"the period ends on {until}, before it begins on {since}")
     opened = open_ledger(home)
     book = opened.book()
-    found = list(
-        statements(
-            book,
-            since_ms=_midnight(since) if since else 0,
-            until_ms=_midnight(until) + day if until else 2**62,
-            dataset=None if dataset is None else known(home, opened, dataset),
-        )
-    )
+    chosen = None if dataset is None else known(home, opened, dataset)
+    with note.status(PRICING):
+        found = list(statements(book, since_ms=since_ms, until_ms=until_ms, dataset=chosen))
     called = names(home)
     if plot is not None:
         picture(found, plot, called)
@@ -98,7 +106,7 @@ def ledger(
     if found:
         out.print("Outside the accountant (it bounds none of these):")
         for line in OUTSIDE:
-            out.print(f"  - {line}")
+            _indented("-", line)
     if plot is not None:
         out.print(f"Picture: {plot}")
 
@@ -108,7 +116,9 @@ def budget_set(
     dataset: Annotated[str, typer.Argument(help="The data set, as `data list` has it.")],
     epsilon: Annotated[str, typer.Option(help="The most it may ever spend.")],
     delta: Annotated[str, typer.Option(help="At this delta; well under 1 / patients.")],
-    study: Annotated[str, typer.Option(help="Only for this study; else in total.")] = "",
+    study: Annotated[
+        str | None, typer.Option(help="Only for this study, by its id; else in total.")
+    ] = None,
     shared_noise: Annotated[
         bool,
         typer.Option(
@@ -120,22 +130,35 @@ def budget_set(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Set the budget of a data set, or of one study on it. Nobody but this site can."""
+    if study is not None and not SITE_NAME.fullmatch(study):  # it would bound nothing
+        raise LedgerError(f"{study[:40]!r} is no study's id: a-z, 0-9, inner hyphens, at most 32")
     opened = open_ledger(home)
     entry = opened.set_budget(
         known(home, opened, dataset),
         number(epsilon, "--epsilon"),
         number(delta, "--delta"),
-        study=study or None,
+        study=study,
         audience="aggregate" if shared_noise else "everyone",
     )
     whose = f"study {study} on {dataset}" if study else dataset
     out.print(f"Budget of {whose}: epsilon {entry.epsilon} at delta {entry.delta}")
-    count = patients(home, entry.dataset)
-    if Decimal(entry.delta) * count >= 1:
+    if said := delta_note(Decimal(entry.delta), patients(home, entry.dataset)):
+        out.print(said)
+    if Decimal(entry.epsilon) > LARGE:
         out.print(
-            f"This delta is not below 1 / {count} patients: within it, all of one patient's data "
-            "could be given away. Take a delta well under it."
+            f"An epsilon above {LARGE} promises little: what is seen may be e^{LARGE}, some "
+            "22,000, times as likely with one patient's data as without."
         )
+    with note.status(PRICING):
+        accounts = opened.book().accounts(entry.dataset, study or "")
+    of_study = [account for account in accounts if account.budget == entry]
+    if study and not accounts:
+        out.print(f"{dataset} itself has no budget yet; without one nothing is trained on it.")
+    for account in of_study:
+        if account.held.value > Decimal(entry.epsilon):
+            out.print(f"{account.held.text} is spent or reserved: nothing more will be.")
+        elif account.held.value:
+            out.print(f"{account.held.text} of it is spent or reserved, {account.left} left")
 
 
 @app.command()
@@ -146,11 +169,14 @@ def forecast(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a plan would cost of what is left."""
-    found = forecast_of(home, open_ledger(home), PlannedSpend.of_plan(read_plan(plan)), dataset)
+    planned = PlannedSpend.of_plan(read_plan(plan))
+    opened = open_ledger(home)
+    with note.status(PRICING):
+        found = forecast_of(home, opened, planned, dataset)
     if as_json:
         write_json(found.to_json())
     else:
-        out.print(replace(found, dataset=dataset).sentence, soft_wrap=True)
+        out.print(replace(found, dataset=dataset).sentence)
 
 
 @app.command()
@@ -160,7 +186,7 @@ def release(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Give back what a round that was cut off holds: only where nothing of it left the site."""
-    open_ledger(home).release(reservation, reason)
+    open_ledger(home).release(reservation, _reason(reason))
     out.print(f"Reservation {reservation} is released")
 
 
@@ -176,7 +202,7 @@ def accept_restore(
 
     The spends this site has signed into the log, and the ledger lacks, count as spent from now on.
     """
-    entry = open_ledger(home).accept_restore(reason, unknown=unknown)
+    entry = open_ledger(home).accept_restore(_reason(reason), unknown=unknown)
     after = f"; the ledger goes on after entry {entry.seen}" if entry.seen else ""
     out.print(f"Accepted. {len(entry.lost)} spends from the log count again{after}.")
     out.print("Budgets are not in the log: see that they are what you last set.")
@@ -207,32 +233,48 @@ def show(statement: Statement, name: str) -> None:
     table.add_row("", "budget", "", "", "", f"{Decimal(budget.epsilon):.4f}")
     table.add_row("", "left", "", "", "", f"{account.left:.4f}")
     out.print(table)
-    out.print(bar(account))
+    out.print(bar(account, min(48, max(8, out.width - 32))))
     if len(statement.curve) > 1:
-        out.print(f"over time {sparkline([value for _, value in statement.curve])}")
+        values = [value for _, value in statement.curve]
+        out.print(f"over time {sparkline(values, min(60, max(8, out.width - 11)))}")
+    then = sorted({line.delta for line in statement.lines} - {budget.delta})
+    if then:
+        _indented(f"the days' epsilons are as recorded then, some at delta {', '.join(then)}")
     for part in statement.studies:
         limit = f" of {part.budget.epsilon}" if part.budget else ""
-        out.print(
-            f"  study {part.study}: {part.opening.value:.4f} -> {part.closing.value:.4f}{limit}"
-            f" at delta {part.closing.delta}"
+        _indented(
+            f"study {part.study}: {part.opening.value:.4f} -> {part.closing.value:.4f}{limit}"
+            f" at delta {decimal_text(part.closing.delta).lower()}"
+            + f", against {_AGAINST[part.closing.audience]}"
+            * (part.closing.audience != budget.audience),
         )
     for id, run, round in statement.open_reservations:
-        out.print(f"  open: {id} (run {run}, round {round}) counts as spent until decided")
+        _indented(f"open: {id} (run {run}, round {round}) counts as spent until decided")
     if (other := statement.otherwise) is not None:
-        out.print(f"  noise was shared: {other.value:.4f} against {_AGAINST[other.audience]}")
+        _indented(f"noise was shared: {other.value:.4f} against {_AGAINST[other.audience]}")
     if statement.lost:
-        out.print(f"  {statement.lost} spends were restored from the log")
+        _indented(f"{statement.lost} spends were restored from the log")
     claim = statement.closing
     if claim.unit:
-        out.print(
-            f"  unit {claim.unit}, neighbours {claim.relation}, sampling {claim.sampling}, "
-            f"{claim.accountant} ({claim.version}), Renyi ceiling {claim.ceiling}"
+        _indented(
+            f"unit {claim.unit}, neighbours {claim.relation}, sampling {claim.sampling}, "
+            f"{claim.accountant} ({claim.version}), Renyi ceiling {claim.ceiling}",
         )
     out.print()
 
 
+def _indented(*columns: str) -> None:
+    """Print one entry of a list; where it needs more lines, they stand under its text."""
+    grid = Table.grid(*columns, padding=(0, 1))
+    grid.columns[-1].overflow = "fold"
+    grid.add_row(*map(Text, columns))
+    out.print(Padding(grid, (0, 0, 0, 2), expand=False))
+
+
 def forecast_of(home: Path, ledger: Ledger, planned: PlannedSpend, dataset: str) -> Forecast:
-    """What a planned study would cost on `dataset`."""
+    """What a planned study would cost on `dataset`; says so where the ledger is suspended."""
+    if suspended := ledger.book().suspended:
+        note.print(f"Suspended: {suspended.sentence}; nothing is trained until it is decided.")
     return ledger.forecast(
         planned.events_per_round(),
         known(home, ledger, dataset),
@@ -250,7 +292,8 @@ def open_ledger(home: Path) -> Ledger:
     """Open the ledger in the site's folder; SiteStateError where there is none."""
     path = home / "site.sqlite3"
     if path.is_file():
-        return Ledger(open_database(path))
+        with note.status("Opening the ledger; this waits while another program writes ..."):
+            return Ledger(open_database(path))
     if not (home / "site.toml").is_file():
         raise SiteStateError(
             f"there is no site in {home}; give its folder with --home, or: wardround-site init"
@@ -267,8 +310,10 @@ def read_plan(path: Path) -> StudyPlan:
     """Read a plan file; PlanInvalid for one that is missing or not valid."""
     try:
         return StudyPlan.from_toml(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanInvalid(f"the plan {path} cannot be read: {error}") from None
+    except OSError as error:
+        raise PlanInvalid(f"cannot read the plan {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PlanInvalid(f"{path} is no text; give the plan's TOML file") from None
 
 
 def number(text: str, option: str) -> Decimal:
@@ -279,12 +324,21 @@ def number(text: str, option: str) -> Decimal:
         raise LedgerError(f"{option} must be a number, not {text!r}") from None
     if not value.is_finite() or value < 0:
         raise LedgerError(f"{option} must be zero or more, not {text}")
+    if abs(value.adjusted()) > 30 or len(value.as_tuple().digits) > 18:
+        raise LedgerError(f"{option} {text[:60]} is out of every sensible range")
     return value
 
 
 def write_json(value: object) -> None:
     """Print `value` for machines."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _reason(text: str) -> str:
+    """Read a reason that the ledger keeps; LedgerError where there is none."""
+    if not text.strip() or one_line(text) != text.strip():
+        raise LedgerError("--reason is one line that says why, at most 500 letters, no < or >")
+    return text.strip()
 
 
 def _midnight(day: str) -> int:

@@ -1,11 +1,13 @@
 """Data sets by the names that the site gives them; ledger and log know their pseudonyms alone."""
 
+from decimal import Decimal
 from pathlib import Path
 
 from wardround.client.errors import LedgerError
 from wardround.datasets import cohort
 from wardround.datasets.errors import DataError
 from wardround.datasets.manifest import Manifest, load_manifest
+from wardround.privacy.plan import decimal_text
 
 _SHORTEST = 6
 
@@ -62,6 +64,25 @@ def patients(home: Path, dataset: str) -> int:
             if entry.split == "train"
         }
     )
+
+
+def delta_note(delta: Decimal, count: int) -> str:
+    """What to think of a delta where `count` patients train; empty where there is no need to.
+
+    A mechanism that gives away all of each patient's data with probability delta keeps to (0,
+    delta), so delta * count is how many it may give away.
+    """
+    if delta * count < Decimal("0.1"):
+        return ""
+    return (
+        f"Delta {decimal_text(delta).lower()} is not well under 1 / {count} patients: within it, "
+        "all of one patient's data could be given away. "
+        f"Take {_power_below(Decimal('0.1') / count)} or less."
+    )
+
+
+def _power_below(number: Decimal) -> str:
+    return f"1e{number.adjusted()}"
 
 
 def units(home: Path, dataset: str | None, unit: str) -> int:

@@ -41,8 +41,10 @@ def picture(statements: Sequence[Statement], path: Path, names: Mapping[str, str
     """Write epsilon over time, one panel for each data set, as a PNG file.
 
     `names` says what the site calls a data set, by its pseudonym. Raises LedgerError where
-    matplotlib is missing or the file cannot be written.
+    matplotlib is missing, `path` does not end in .png, or the file cannot be written.
     """
+    if path.suffix.lower() != ".png":
+        raise LedgerError(f"the picture is a PNG file; write its name as {path.stem or path}.png")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -65,7 +67,8 @@ def picture(statements: Sequence[Statement], path: Path, names: Mapping[str, str
             axes.text(0.5, 0.4, "nothing spent", transform=axes.transAxes, ha="center")
             axes.set_xticks([])
         axes.axhline(limit, linestyle="--", color="black", label=f"budget {limit:g}")
-        axes.set_ylim(0, limit * 1.1 or 1)
+        # A budget may be set below what was spent already; the spends stay in sight.
+        axes.set_ylim(0, max([limit, *values]) * 1.1 or 1)
         axes.set_ylabel(f"epsilon at delta {statement.account.budget.delta}")
         axes.set_title(names.get(statement.dataset, statement.dataset), loc="left")
         axes.legend(loc="best", frameon=False)
@@ -73,4 +76,4 @@ def picture(statements: Sequence[Statement], path: Path, names: Mapping[str, str
     try:
         figure.savefig(path, format="png", dpi=120)
     except OSError as error:
-        raise LedgerError(f"the picture {path} cannot be written: {error}") from None
+        raise LedgerError(f"the picture {path} cannot be written: {error.strerror}") from None

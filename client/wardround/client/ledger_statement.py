@@ -22,7 +22,10 @@ OUTSIDE = (
 
 @dataclass(frozen=True, slots=True)
 class SpendLine:
-    """The spends of one run in a period: `steps` over all rounds, epsilon of the data set after."""
+    """The spends of one run in a period: `steps` over all rounds, epsilon of the data set after.
+
+    `epsilon_after` is what was recorded then, at `delta`, the budget's of that time.
+    """
 
     first_ms: int
     last_ms: int
@@ -32,6 +35,7 @@ class SpendLine:
     steps: int
     mechanisms: tuple[str, ...]
     epsilon_after: Decimal
+    delta: str
     sequence: int
 
 
@@ -90,6 +94,7 @@ class Statement:
                     "steps": line.steps,
                     "mechanisms": list(line.mechanisms),
                     "epsilon_after": f"{line.epsilon_after:f}",
+                    "at_delta": line.delta,
                     "ledger_sequence": line.sequence,
                 }
                 for line in self.lines
@@ -177,14 +182,11 @@ def _statement(book: Book, dataset: str, since_ms: int, until_ms: int) -> Statem
 
 
 def _lines(spends: Iterable[Spent]) -> Iterator[SpendLine]:
-    """One line for each run of consecutive spends."""
-    group: list[Spent] = []
+    """One line for each run, in the order of their last spends: runs may go on side by side."""
+    groups: dict[str, list[Spent]] = {}
     for spent in spends:
-        if group and spent.reserved.run != group[0].reserved.run:
-            yield _line(group)
-            group = []
-        group.append(spent)
-    if group:
+        groups.setdefault(spent.reserved.run, []).append(spent)
+    for group in sorted(groups.values(), key=lambda group: group[-1].sequence):
         yield _line(group)
 
 
@@ -204,6 +206,7 @@ def _line(group: list[Spent]) -> SpendLine:
         steps=sum(event.steps for event in events),
         mechanisms=tuple(mechanisms),
         epsilon_after=_after(group[-1]),
+        delta=group[-1].committed.delta,
         sequence=group[-1].sequence,
     )
 

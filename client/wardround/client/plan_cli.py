@@ -14,16 +14,19 @@ from rich.table import Table
 
 from wardround.client.ledger_cli import (
     DEFAULT_HOME,
+    PRICING,
     HomeOption,
     JsonOption,
     forecast_of,
+    note,
     number,
     open_ledger,
     read_plan,
     write_json,
 )
-from wardround.client.ledger_names import units
+from wardround.client.ledger_names import delta_note, patients, units
 from wardround.privacy.canonical import Json
+from wardround.privacy.plan import decimal_text
 from wardround.privacy.planned import PlannedSpend, Suggestion, suggest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -42,19 +45,26 @@ def cost(
     """Say what a plan costs, before anyone agrees to anything."""
     read = read_plan(plan)
     planned = PlannedSpend.of_plan(read)
-    price = planned.cost()
-    shared = planned.cost("aggregate") if planned.honest > 1 else None
-    within = planned.promised().value <= read.privacy.target_epsilon
     forecasts = []
-    if dataset:
-        ledger = open_ledger(home)
-        forecasts = [forecast_of(home, ledger, planned, name) for name in dataset]
+    ledger = open_ledger(home) if dataset else None
+    with note.status(PRICING):
+        price = planned.cost()
+        shared = planned.cost("aggregate") if planned.honest > 1 else None
+        within = planned.promised().value <= read.privacy.target_epsilon
+        if dataset and ledger:
+            forecasts = [forecast_of(home, ledger, planned, name) for name in dataset]
+    for one in forecasts:
+        if said := delta_note(planned.delta, patients(home, one.dataset)):
+            note.print(said)
     if as_json:
         write_json(
             {
                 "study": planned.study,
                 "rounds": planned.rounds,
                 "steps_per_round": planned.steps_per_round,
+                "sample_rate": decimal_text(planned.sample_rate),
+                "noise_multiplier_of_a_site": decimal_text(planned.sigma),
+                "honest_sites_that_share_noise": planned.honest,
                 "cost": price.to_json(),
                 "cost_with_shared_noise": shared.to_json() if shared else None,
                 "target_epsilon": str(read.privacy.target_epsilon),
@@ -66,11 +76,11 @@ def cost(
     table = Table(show_header=False, box=None, pad_edge=False)
     rows = (
         ("study", planned.study),
-        ("training", f"{planned.rounds} rounds of {planned.steps_per_round} noisy steps"),
+        ("training", _training(planned)),
         ("sampling", f"{price.sampling}, rate {planned.sample_rate} of each {planned.unit}"),
         ("noise", f"sigma {planned.sigma} x clip {read.privacy.clip}, by each site"),
         ("neighbours", f"{planned.relation} one {planned.unit}"),
-        ("epsilon", f"[bold]{price.text}[/] at delta {planned.delta}, against everyone"),
+        ("epsilon", f"[bold]{price.text}[/] at delta {_delta(planned.delta)}, against everyone"),
         ("accountant", f"{price.accountant} ({price.version}), Renyi ceiling {price.ceiling}"),
     )
     for row in rows:
@@ -79,7 +89,8 @@ def cost(
         table.add_row(
             "shared noise",
             f"[bold]{shared.text}[/] against coordinator plus "
-            f"{read.secure_aggregation.colluders} sites ({planned.honest} honest ones add noise)",
+            f"{plural(read.secure_aggregation.colluders, 'site')} "
+            f"({planned.honest} honest ones add noise)",
         )
     table.add_row(
         "plan says",
@@ -87,7 +98,7 @@ def cost(
     )
     out.print(table)
     for name, one in zip(dataset or (), forecasts, strict=True):
-        out.print(replace(one, dataset=name).sentence, soft_wrap=True)
+        out.print(replace(one, dataset=name).sentence)
 
 
 @app.command("suggest")
@@ -95,7 +106,9 @@ def suggest_command(
     epsilon: Annotated[str, typer.Option(help="What the study may cost.")],
     patients: Annotated[
         int | None,
-        typer.Option(min=1, help="Units at the smallest site; without it, of this site's data."),
+        typer.Option(
+            min=1, max=10**9, help="Units at the smallest site; without it, of this site's data."
+        ),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Those of this data set.")] = None,
     home: HomeOption = DEFAULT_HOME,
@@ -105,21 +118,32 @@ def suggest_command(
     steps: Annotated[
         list[int] | None, typer.Option(min=1, help="Noisy steps in all; may be repeated.")
     ] = None,
-    passes: Annotated[float, typer.Option(help="Most uses of each unit.")] = 50.0,
+    passes: Annotated[float, typer.Option(min=0, help="Most uses of each unit.")] = 50.0,
     as_json: JsonOption = False,
 ) -> None:
     """Propose noise, sample rate and steps for a budget, the best first."""
-    target = number(epsilon, "--epsilon")
+    target, at = number(epsilon, "--epsilon"), number(delta, "--delta")
+    if patients is not None and dataset is not None:
+        raise typer.BadParameter("give --patients or --dataset, not both")
     count = units(home, dataset, unit) if patients is None else patients
-    found = suggest(
-        target,
-        number(delta, "--delta"),
-        count,
-        unit=unit,
-        relation=relation,
-        steps=tuple(steps or (50, 100, 200)),
-        passes=passes,
-    )
+    with note.status("Looking for the least noise ..."):
+        found = suggest(
+            target,
+            at,
+            count,
+            unit=unit,
+            relation=relation,
+            steps=tuple(dict.fromkeys(steps or (50, 100, 200))),
+            passes=passes,
+        )
+    best = found[0]
+    if said := delta_note(at, count):
+        note.print(said)
+    if best.step_error > 1:
+        note.print(
+            f"With {plural(count, unit)} the noise of a step is larger than the clip: little can "
+            "be learnt. More patients or sites help; so does a larger epsilon."
+        )
     if as_json:
         write_json([_json(one) for one in found])
         return
@@ -128,17 +152,20 @@ def suggest_command(
         table.add_column(name, justify="right")
     for one in found:
         table.add_row(
-            str(one.steps), str(one.sample_rate), f"{one.batch:.0f}", str(one.sigma),
-            str(one.epsilon), f"{one.step_error:.4f}", f"{one.run_error:.5f}", f"{one.passes:g}",
+            str(one.steps), str(one.sample_rate), _human(one.batch), f"{one.sigma:.2f}",
+            str(one.epsilon), f"{one.step_error:#.3g}", f"{one.run_error:#.3g}", f"{one.passes:g}",
             style="" if one.passes <= passes else "dim",
         )  # fmt: skip
-    out.print(f"Epsilon {epsilon} at delta {delta}, {count} of unit {unit}, {relation}")
+    out.print(
+        f"Epsilon {decimal_text(target)} at delta {_delta(at)}, {count} of unit {unit}, {relation}"
+    )
     out.print(table)
     out.print(
         "noise/step: standard error of one coordinate of a step's mean gradient, in clips; "
         "noise/run: of the mean over all steps; uses: how often each unit takes part."
     )
-    best = found[0]
+    if any(one.passes > passes for one in found):
+        out.print(f"Last come those that use each unit more than {passes:g} times (--passes).")
     out.print(
         f"The first: {best.price.sampling} sampling, {best.price.accountant} "
         f"({best.price.version}), Renyi ceiling {best.price.ceiling}."
@@ -147,10 +174,28 @@ def suggest_command(
     out.print(
         f'[privacy]\nunit = "{unit}"\nrelation = "{relation}"\n'
         f"noise_multiplier = {best.sigma}\nsample_rate = {best.sample_rate}\n"
-        f"target_epsilon = {epsilon}\ndelta = {delta}\n"
+        f"target_epsilon = {decimal_text(target)}\ndelta = {_delta(at)}\n"
         f"# and rounds x local_steps = {best.steps} under [training]",
         markup=False,
     )
+
+
+def plural(count: int, thing: str) -> str:
+    """Write a number of things in words for a person."""
+    return f"{count} {thing}" + "s" * (count != 1)
+
+
+def _delta(number: Decimal) -> str:
+    return decimal_text(number).lower()
+
+
+def _training(planned: PlannedSpend) -> str:
+    steps = plural(planned.steps_per_round, "noisy step")
+    return f"{plural(planned.rounds, 'round')} of {steps}"
+
+
+def _human(batch: float) -> str:
+    return f"{batch:.0f}" if batch >= 10 else f"{batch:.2g}"
 
 
 def _json(one: Suggestion) -> dict[str, Json]:

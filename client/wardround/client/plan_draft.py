@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from wardround.client.errors import ConfigInvalid
+from wardround.client.ledger_cli import note
 from wardround.privacy.model import dimension
 from wardround.privacy.plan import StudyPlan
 
@@ -110,9 +111,6 @@ def draft(
     legal_basis: Annotated[str, typer.Option(help="Reference.")] = "to be written",
 ) -> None:
     """Write a plan to start from; edit it, ask what it costs, then give it to the coordinator."""
-    from wardround.client.tasks import TaskSpec, batch_norms, build
-    from wardround.client.trainer import tensor_layout
-
     if output.exists():
         raise ConfigInvalid(f"{output} exists already; give another name")
     names, participants = _split(classes), sorted(_split(sites))
@@ -122,14 +120,18 @@ def draft(
         # Each of the numbers is in -1..1, so no patient's are cut; the mean is moved by noise.
         clip, update_clip = math.sqrt(max(_numbers(shape))), 4.0
     arguments = f"widths = [{widths}]" if widths else ""
-    spec = TaskSpec(
-        kind=task,  # type: ignore[arg-type]  # checked when made
-        model=model,
-        classes=len(names),
-        input_shape=_numbers(shape),
-        args={"widths": _numbers(widths)} if widths else {},
-    )
-    layout, norms = tensor_layout(build(spec)), batch_norms(spec)
+    with note.status("Building the model ..."):
+        from wardround.client.tasks import TaskSpec, batch_norms, build
+        from wardround.client.trainer import tensor_layout
+
+        spec = TaskSpec(
+            kind=task,  # type: ignore[arg-type]  # checked when made
+            model=model,
+            classes=len(names),
+            input_shape=_numbers(shape),
+            args={"widths": _numbers(widths)} if widths else {},
+        )
+        layout, norms = tensor_layout(build(spec)), batch_norms(spec)
     rows = [f'  {{ name = "{tensor.name}", shape = {list(tensor.shape)} }},' for tensor in layout]
     threshold = (len(participants) + colluders) // 2 + 1
     text = TEMPLATE.format(

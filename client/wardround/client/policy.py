@@ -155,8 +155,8 @@ def load(path: Path) -> Policy:
         raise ConfigInvalid("policy.toml: what is admitted stands in blocks that begin [[admit]]")
     return Policy(
         admissions=tuple(_admission(block, i + 1) for i, block in enumerate(blocks)),
-        total_epsilon=_decimal(total["epsilon"], "[total] epsilon"),
-        total_delta=_decimal(total["delta"], "[total] delta"),
+        total_epsilon=_decimal(total["epsilon"], "policy.toml: [total] epsilon"),
+        total_delta=_delta(total["delta"], "policy.toml: [total] delta"),
         digest=hashlib.sha256(data).hexdigest(),
     )
 
@@ -180,7 +180,7 @@ def _admission(written: dict[str, object], number: int) -> Admission:
         task=str(block["task"]),
         data=str(block["data"]),
         epsilon=_decimal(block["epsilon"], f"{where}: epsilon"),
-        delta=_decimal(block["delta"], f"{where}: delta"),
+        delta=_delta(block["delta"], f"{where}: delta"),
         unit=str(block["unit"]),
         min_cohort=int(str(block["min_cohort"])),
         min_patients=int(str(block["min_patients"])),
@@ -192,9 +192,19 @@ def _admission(written: dict[str, object], number: int) -> Admission:
 
 
 def _decimal(value: object, where: str) -> Decimal:
-    if not isinstance(value, Decimal | int) or isinstance(value, bool) or not value > 0:
-        raise ConfigInvalid(f"{where} must be a number above 0, not {value!r}")
-    return Decimal(value)
+    number = Decimal(value) if isinstance(value, Decimal | int) else Decimal("NaN")
+    if isinstance(value, bool) or not number.is_finite() or number <= 0:
+        written = value if isinstance(value, Decimal) else repr(value)
+        raise ConfigInvalid(f"{where} must be a number above 0, not {written}")
+    if abs(number.adjusted()) > 30:
+        raise ConfigInvalid(f"{where} is out of every sensible range: {number}")
+    return number
+
+
+def _delta(value: object, where: str) -> Decimal:
+    if (delta := _decimal(value, where)) >= 1:
+        raise ConfigInvalid(f"{where} must be below 1, well under 1 / patients; not {delta}")
+    return delta
 
 
 def _spoken(kind: type) -> str:

@@ -163,12 +163,15 @@ class RoundHandler:
 
     def _announce(self, plan: StudyPlan, spec: RunSpec) -> None:
         """Say before the first round what will leave this site."""
-        cost, size = PlannedSpend.of_plan(plan).promised(), spec.vector_length * spec.ring_bits // 8
+        planned, size = PlannedSpend.of_plan(plan), spec.vector_length * spec.ring_bits // 8
+        cost = planned.promised()
         peers = [site for site in spec.participants if site != self.home.name]
         logger.info("run %s of study %s. What will leave this site:", spec.run, plan.study.id)
         logger.info("  tensors  %s, %s numbers", len(plan.model.tensors), f"{plan.dimension:,}")
         logger.info("  bytes    %s masked, in each of %s rounds", f"{size:,}", spec.rounds)
         logger.info("  epsilon  %s at delta %s, all rounds", cost.text, plan.privacy.delta)
+        if planned.honest > 1:  # the one above is against who sees only the sum
+            logger.info("  unmasked epsilon %s against everyone", planned.cost().text)
         logger.info("  peers    %s; sums open over %s or more", ", ".join(peers), spec.min_cohort)
 
     def _admitted(self, signed: SignedRunSpec) -> tuple[StudyPlan, Contributions]:

@@ -78,10 +78,15 @@ class Spend:
         )
 
     @property
+    def counted(self) -> Decimal:
+        """The account after the round, against the audience that the budget is kept against."""
+        shared = self.shared_after if self.audience == "aggregate" else None
+        return self.epsilon_after if shared is None else shared
+
+    @property
     def left(self) -> Decimal:
         """What is left of the budget, for its own audience."""
-        shared = self.shared_after if self.audience == "aggregate" else None
-        return max(Decimal(0), self.budget - (self.epsilon_after if shared is None else shared))
+        return max(Decimal(0), self.budget - self.counted)
 
     def to_json(self) -> dict[str, Json]:
         """Return the canonical-JSON form: what NIST SP 800-226 wants stated, decimals as text."""

@@ -15,9 +15,10 @@ from rich.text import Text
 from wardround.client import config, results
 from wardround.client.deidentification import deidentification
 from wardround.client.errors import ClientError, Refused
+from wardround.client.ledger_cli import read_plan
+from wardround.client.ledger_names import delta_note
 from wardround.client.site import Site
 from wardround.privacy.commands import operator
-from wardround.privacy.errors import PlanInvalid
 from wardround.privacy.events import Deidentification
 from wardround.privacy.model import save_model
 from wardround.privacy.plan import StudyPlan
@@ -67,6 +68,8 @@ def review(
             return
         patients = len({sample.patient for sample in cohort.samples("train")})
         out.print(f"data set      {admission.data}, {patients} patients to train on")
+        if said := delta_note(plan.privacy.delta, patients):
+            out.print(Text(said, style="yellow"))
         if cohort.kind != "tabular":
             out.print(f"de-identified {_prepared(deidentification(site.home.folder, cohort))}")
         out.print(f"Next: wardround-site study approve {study}")
@@ -208,18 +211,11 @@ def policy_check(
     out.print(f"admitted, on the data set {block.data}")
 
 
-def read_plan(path: Path) -> StudyPlan:
-    """Read a plan file; one line when it is not there or not a plan."""
-    try:
-        return StudyPlan.from_toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        raise PlanInvalid(f"cannot read {path}; give the plan's TOML file") from None
-
-
 def show_plan(plan: StudyPlan, site: str) -> None:
     """Print what a plan asks of this site, and what will leave it."""
     privacy, secagg = plan.privacy, plan.secure_aggregation
-    cost = PlannedSpend.of_plan(plan).promised()
+    planned = PlannedSpend.of_plan(plan)
+    cost, shared = planned.promised(), planned.honest > 1
     width = secagg.ring_bits // 8
     size = plan.dimension * width
     peers = [name for name in plan.participants.sites if name != site]
@@ -234,7 +230,12 @@ def show_plan(plan: StudyPlan, site: str) -> None:
         (
             "privacy",
             f"epsilon {cost.text} of at most {privacy.target_epsilon} at delta {privacy.delta}, "
-            f"unit {privacy.unit}, {privacy.relation}",
+            f"unit {privacy.unit}, {privacy.relation}" + ", against who sees only the sum" * shared,
+        ),
+        *(
+            [("unmasked", f"epsilon {planned.cost().text} against who sees this site's own update")]
+            if shared
+            else []
         ),
         ("sum read by", "the sites alone (group mode)" if secagg.group_mode else "the coordinator"),
         (

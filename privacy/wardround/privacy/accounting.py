@@ -161,8 +161,7 @@ def epsilon(
     Raises AccountingError when units mix or `delta` is out of range, AccountantMissing when
     dp-accounting is not installed.
     """
-    if not 0 < float(delta) < 1:  # not so small, either, that float64 has no place for it
-        raise AccountingError(f"delta {delta}: it must be between 0 and 1, such as 1e-5")
+    check_delta(delta)
     groups, unit, relation, sampling = _merged(events, audience)
     value, accountant, ceiling = 0.0, "PLD", 0.0
     if groups:
@@ -211,8 +210,15 @@ def renyi_ceiling(
     events: Iterable[PrivacyEvent], delta: Decimal, *, audience: Audience = "everyone"
 ) -> Decimal:
     """Return the Renyi bound alone: quick, needs no library, never below the price."""
+    check_delta(delta)
     groups, _, relation, _ = _merged(events, audience)
     return _up(_renyi(groups, float(delta), relation)) if groups else Decimal(0)
+
+
+def check_delta(delta: Decimal) -> None:
+    """Raise AccountingError unless `delta` is in (0, 1), and large enough for float64."""
+    if not delta.is_finite() or not 0 < float(delta) < 1:
+        raise AccountingError(f"delta {delta}: it must be between 0 and 1, such as 1e-5")
 
 
 def library_version() -> str:

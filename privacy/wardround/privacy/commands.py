@@ -5,6 +5,7 @@ parser's, for words it does not know.
 """
 
 import getpass
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,9 @@ INTERRUPTED = 130
 
 def run(app: Callable[[], object]) -> None:
     """Run a command line; a person's mistake ends in one line on standard error, no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without our letters gets a "?"
+            stream.reconfigure(errors="replace")
     try:
         app()
     except WardroundError as error:

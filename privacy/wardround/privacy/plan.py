@@ -17,12 +17,13 @@ from typing import Any, Literal, Self, TypeAlias, get_args, get_origin, get_type
 from wardround.privacy import canonical
 from wardround.privacy.canonical import Json
 from wardround.privacy.errors import MalformedData, PlanInvalid
-from wardround.privacy.identity import Signer, check_site_name, verify_signature
+from wardround.privacy.identity import SITE_NAME, Signer, check_site_name, verify_signature
 from wardround.privacy.model import TensorLayout, dimension
 
 FORMAT = 1
 MAX_SITES = 50
 MAX_DIMENSION = 200_000_000
+MAX_EPSILON = 100
 _SIGNING_LABEL = b"wardround/v1/plan\0"
 
 Mode: TypeAlias = Literal["local_steps", "one_step"]
@@ -257,10 +258,10 @@ def _check(plan: StudyPlan) -> None:
     try:
         for site in sites:
             check_site_name(site)
-        check_site_name(plan.study.id)
     except MalformedData as error:
         raise PlanInvalid(str(error)) from None
     rules: tuple[tuple[bool, str], ...] = (
+        (bool(SITE_NAME.fullmatch(plan.study.id)), "study.id: a-z, 0-9, inner hyphens, at most 32"),
         (plan.format == FORMAT, f"format must be {FORMAT}"),
         (bool(plan.study.purpose.strip()), "study.purpose is empty: say what the data are for"),
         (bool(plan.study.legal_basis.strip()), "study.legal_basis is empty: name the reference"),
@@ -285,7 +286,10 @@ def _check(plan: StudyPlan) -> None:
         (0 < privacy.clip <= 1_000_000, "privacy.clip must be in (0, 1000000]"),
         (0 < privacy.noise_multiplier <= 1000, "privacy.noise_multiplier must be in (0, 1000]"),
         (0 < privacy.sample_rate <= 1, "privacy.sample_rate must be in (0, 1]"),
-        (0 < privacy.target_epsilon <= 100, "privacy.target_epsilon must be in (0, 100]"),
+        (
+            0 < privacy.target_epsilon <= MAX_EPSILON,
+            f"privacy.target_epsilon must be in (0, {MAX_EPSILON}]",
+        ),
         (0 < privacy.delta < Decimal("0.01"), "privacy.delta must be in (0, 0.01)"),
         (1 <= privacy.max_images_per_patient <= 10_000, "privacy.max_images_per_patient: 1..10000"),
         (
@@ -361,7 +365,7 @@ def _decimal(value: object, where: str) -> Decimal:
     except InvalidOperation:
         number = None
     if number is None or isinstance(value, bool) or not number.is_finite():
-        raise PlanInvalid(f"{where} must be a number, not {value!r}")
+        raise PlanInvalid(f"{where} must be a number, not {str(value)!r}")
     if abs(number.adjusted()) > 30:
         raise PlanInvalid(f"{where} is out of every sensible range")
     return number

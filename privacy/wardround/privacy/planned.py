@@ -15,7 +15,7 @@ from wardround.privacy.accounting import (
 from wardround.privacy.budget import Account
 from wardround.privacy.canonical import Json
 from wardround.privacy.errors import AccountingError
-from wardround.privacy.plan import StudyPlan
+from wardround.privacy.plan import MAX_EPSILON, StudyPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +118,12 @@ class Forecast:
         if not self.accounts:
             return f"Data set {self.dataset} has no privacy budget: the plan would be refused."
         tight = min(self.accounts, key=lambda account: account.left - account.cost)
-        left = f"{tight.left:.2f} left of {tight.budget.epsilon}"
+        study = f" for study {tight.budget.study}" if tight.budget.study else ""
+        left = f"{tight.left:.2f} left of {tight.budget.epsilon}{study} on {self.dataset}"
         if self.fits:
-            return f"This plan costs {tight.cost:.2f} of the {left} on {self.dataset}."
+            return f"This plan costs {tight.cost:.2f} of the {left}."
         return (
-            f"This plan costs {tight.cost:.2f}, more than the {left} on {self.dataset}: "
+            f"This plan costs {tight.cost:.2f}, more than the {left}: "
             f"{self.rounds} of its {self.planned} rounds are affordable."
         )
 
@@ -192,10 +193,12 @@ def suggest(
 
     Best is the least error over the run among those that use each unit at most `passes` times:
     large samples and few steps, as the measurements in the design say. Raises AccountingError
-    for a target that no noise up to 1,000 meets.
+    for a target that no plan may have, or that no noise up to 1,000 meets.
     """
-    if not target > 0 or units < 1:
-        raise AccountingError("give an epsilon above 0 and at least one unit")
+    if not 0 < target <= MAX_EPSILON or units < 1:
+        raise AccountingError(
+            f"give an epsilon above 0, at most {MAX_EPSILON}, and at least one unit"
+        )
     found = []
     for count in steps:
         for rate in rates:

@@ -101,17 +101,20 @@ class AccountFacts:
     """The account of one data set: opening, spends of the period, closing, against its budget.
 
     `against` says whom the budget bounds: "everyone", or "aggregate" for those who see only the
-    sum. `curve` is epsilon after each spend of the period.
+    sum; `otherwise` is the closing against the other of the two where noise was shared, else
+    empty. `curve` is epsilon after each spend of the period.
     """
 
     dataset: Text
     unit: Text
     relation: Text
+    sampling: Text
     delta: Text
     against: Text
     budget: Text
     opening: Text
     closing: Text
+    otherwise: Text
     held: Text
     left: Text
     accountant: Text

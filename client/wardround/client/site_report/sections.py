@@ -158,7 +158,14 @@ def privacy_section(report: SiteReport) -> Section:
 
 def _account(account: AccountFacts) -> tuple[Block, ...]:
     unit = account.unit.value or "unit"
-    against = "everyone" if account.against.value == "everyone" else "those who see only the sum"
+    against, other = "everyone", "those who see only the sum"
+    if account.against.value != "everyone":
+        against, other = other, against
+    shared = (
+        ((f"Closing ε against {other}", (cell(account.otherwise, epsilon),)),)
+        if account.otherwise.value
+        else ()
+    )
     facts = Facts(
         (
             ("Opening ε", (cell(account.opening, epsilon),)),
@@ -168,7 +175,9 @@ def _account(account: AccountFacts) -> tuple[Block, ...]:
             ("Unit of protection", (cell(account.unit, lambda t: t or "nothing spent yet"),)),
             ("Neighbouring relation", (cell(account.relation, or_dash),)),
             ("δ", (cell(account.delta),)),
+            ("Sampling", (cell(account.sampling, or_dash),)),
             ("Holds against", (Cell(against, Source.SITE),)),
+            *shared,
             ("Accountant", (cell(account.accountant),)),
         )
     )
