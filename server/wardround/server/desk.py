@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
@@ -15,8 +16,18 @@ from wardround.server.config import Home
 from wardround.server.database import open_database
 from wardround.server.enrolment import Enrolment
 from wardround.server.models import Actor
-from wardround.server.service import open_log
 from wardround.server.studies import Studies
+
+SOFTWARE = f"wardround {version('wardround')}"
+
+
+def open_log(home: Home, engine: Engine) -> AuditLog:
+    """Return the coordinator's audit log; its first entry is made where there is none."""
+    log = AuditLog(engine, FileSigner.load(home.log_key), home.origin)
+    coordinator = FileSigner.load(home.coordinator_key).public_bytes()
+    if log.begin(home.origin, SOFTWARE, coordinator):
+        log.checkpoint()
+    return log
 
 
 @dataclass(frozen=True, slots=True)

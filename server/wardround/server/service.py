@@ -7,36 +7,22 @@ unfinished run's process alive, also after this process was killed and started a
 
 import logging
 import threading
-from importlib.metadata import version
-
-from sqlalchemy import Engine
 
 from wardround.privacy.errors import WardroundError
 from wardround.privacy.events import Access
-from wardround.privacy.identity import FileSigner
 from wardround.server.access import AccessRecord
 from wardround.server.api import make_api
-from wardround.server.audit import AuditLog
 from wardround.server.config import Home
 from wardround.server.database import open_database
+from wardround.server.desk import open_log
 from wardround.server.enrolment import Enrolment
 from wardround.server.errors import FlowerRefused
 from wardround.server.studies import Studies
 from wardround.server.superlink import CoordinatorLink, LinkConfig
 
 POLL_SECONDS = 1.0
-SOFTWARE = f"wardround {version('wardround')}"
 
 logger = logging.getLogger(__name__)
-
-
-def open_log(home: Home, engine: Engine) -> AuditLog:
-    """Return the coordinator's audit log; its first entry is made where there is none."""
-    log = AuditLog(engine, FileSigner.load(home.log_key), home.origin)
-    coordinator = FileSigner.load(home.coordinator_key).public_bytes()
-    if log.begin(home.origin, SOFTWARE, coordinator):
-        log.checkpoint()
-    return log
 
 
 class Service:
