@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from wardround.client.errors import ConfigInvalid
+from wardround.privacy import commands
 from wardround.privacy.model import dimension
 from wardround.privacy.plan import StudyPlan
 
@@ -110,8 +111,9 @@ def draft(
     legal_basis: Annotated[str, typer.Option(help="Reference.")] = "to be written",
 ) -> None:
     """Write a plan to start from; edit it, ask what it costs, then give it to the coordinator."""
-    from wardround.client.tasks import TaskSpec, batch_norms, build
-    from wardround.client.trainer import tensor_layout
+    with commands.loading():
+        from wardround.client.tasks import TaskSpec, batch_norms, build
+        from wardround.client.trainer import tensor_layout
 
     if output.exists():
         raise ConfigInvalid(f"{output} exists already; give another name")
