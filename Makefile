@@ -14,7 +14,7 @@ demo: $(VENV)/.run ## a whole federation on this machine: a coordinator, three h
 	@$(BIN)/python -m deploy.demo $(DEMO)
 
 test: $(VENV)/.dev check ## lint, types, import rules, then every test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: $(VENV)/.dev ## lint, formatting, types and import rules
 	@$(BIN)/ruff check .

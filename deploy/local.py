@@ -30,6 +30,7 @@ from wardround.server import config as coordinator_config
 from wardround.server.app import execute
 from wardround.server.blobs import BlobStore
 from wardround.server.desk import Desk
+from wardround.server.exchange import Exchange
 from wardround.server.inprocess import InProcessGrid
 from wardround.server.loglink import LogLink
 
@@ -64,6 +65,24 @@ class DirectLink:
         return self.link.head(), "approved"
 
 
+@dataclass(slots=True)
+class Clock:
+    """Time that passes only while somebody waits.
+
+    A site of this process answers when it is asked: nothing comes of waiting but its deadline.
+    """
+
+    seconds: float = 0.0
+
+    def now(self) -> float:
+        """Return the seconds that were waited for."""
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        self.seconds += seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended: its status, the final model [D], and a metric after each round.
@@ -83,7 +102,8 @@ class LocalFederation:
     """A coordinator and sites in `folder`; `data` names each site's folder of data.
 
     `task` is the kind of task, `epsilon` what each site's policy admits, `deadline` the seconds of
-    an exchange, `database` the coordinator's (SQLite when empty). Use it as a context manager.
+    an exchange (see `Clock`), `database` the coordinator's (SQLite when empty). Use it as a context
+    manager.
     """
 
     def __init__(
@@ -190,7 +210,9 @@ class LocalFederation:
 
     def resume(self, run: str) -> Outcome:
         """Execute a run, from its start or from where it was left."""
-        execute(self.desk, self.grid, run, sleep=lambda _seconds: None)
+        clock = Clock()
+        exchange = Exchange(self.grid, sleep=clock.sleep, clock=clock.now)
+        execute(self.desk, self.grid, run, exchange, sleep=clock.sleep, clock=clock.now)
         return self.outcome(run)
 
     def outcome(self, run: str) -> Outcome:

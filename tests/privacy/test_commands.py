@@ -1,5 +1,6 @@
 """How a command ends, and who is at the keyboard."""
 
+import gc
 import getpass
 import os
 
@@ -45,3 +46,15 @@ def test_an_account_without_a_name_is_called_by_its_number(monkeypatch: pytest.M
 
     monkeypatch.setattr(getpass, "getuser", unknown)
     assert commands.operator() == f"uid-{os.getuid()}"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_rests_while_libraries_load(enabled: bool) -> None:
+    if not enabled:
+        gc.disable()
+    try:
+        with pytest.raises(ImportError, match="at work: False"), commands.loading():
+            failing(ImportError(f"collector at work: {gc.isenabled()}"))
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()

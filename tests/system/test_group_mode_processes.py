@@ -1,10 +1,16 @@
 """Group mode in 16 bits as it is deployed: real processes over TLS, two rounds, one story.
 
 The coordinator's folder is searched all the while for the bytes of every model the sites come to.
+Coordinator, run, SuperNodes and sites are processes of their own; what is typed and ends again
+runs in this one (in test_real_processes that is a process each, too).
 """
 
+import contextlib
+import io
 import json
 import re
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,10 +21,14 @@ import pytest
 from deploy.demo import __main__ as demonstration
 from tests.system.processes import wait_for
 
+from wardround.client import cli as site_cli
 from wardround.client.replica import Replica, load_replica
+from wardround.privacy import commands
 from wardround.privacy.events import ModelStep, PrivacySpend, RunEnd, from_leaf
 from wardround.privacy.model import Vector, model_digest
 from wardround.privacy.plan import StudyPlan
+from wardround.privacy.verify import cli as verify_cli
+from wardround.server import cli as coordinator_cli
 from wardround.server import config
 from wardround.server.desk import Desk
 from wardround.server.operations import RunRecord
@@ -30,6 +40,39 @@ COORDINATOR = ("--home", "coordinator")
 PIECE = 16
 """Numbers that are searched for at once: so few bytes lie together in a database's page, too."""
 LOOK_SECONDS = 0.5
+PROGRAMS = {
+    "wardround-coordinator": lambda: commands.run(coordinator_cli.app),  # its guard is a process's
+    "wardround-site": site_cli.main,
+    "wardround-verify": verify_cli.main,
+}
+
+
+class Typed(demonstration.Demo):
+    """The demo, without a new interpreter for each command: most take longer to load than to do."""
+
+    keyboard = threading.Lock()
+
+    def run(self, program: str, *arguments: str, quiet: bool = True) -> str:
+        """Type one command; return what it prints."""
+        del quiet
+        said = io.StringIO()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.keyboard)  # output, folder and arguments are the process's
+            stack.enter_context(contextlib.redirect_stdout(said))
+            stack.enter_context(contextlib.redirect_stderr(said))
+            stack.enter_context(contextlib.chdir(self.folder))
+            stack.enter_context(pytest.MonkeyPatch.context()).setattr(
+                sys, "argv", [program, *arguments]
+            )
+            try:
+                PROGRAMS[program]()
+            except SystemExit as ended:
+                if ended.code:
+                    said_last = said.getvalue().strip()[-800:]
+                    raise demonstration.DemoFailed(
+                        f"{program} {arguments[0]}: {said_last}"
+                    ) from None
+        return said.getvalue().strip()
 
 
 @dataclass
@@ -87,8 +130,11 @@ def holds(data: bytes, model: Vector) -> bool:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """The study of the demo with less data, its draft edited as a researcher does."""
     folder = tmp_path_factory.mktemp("group") / "federation"
-    with pytest.MonkeyPatch.context() as patch, demonstration.federation(folder) as demo:
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(demonstration, "PATIENTS", PATIENTS)
+        patch.setattr(demonstration, "Demo", Typed)
+        demo = stack.enter_context(demonstration.federation(folder))
         demonstration.gather(demo)
         demonstration.draft(demo, ROUNDS)
         plan = demo.folder / "study.toml"

@@ -93,7 +93,8 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
 @app.command()
 def start(home: HomeOption = DEFAULT_HOME) -> None:
     """Run the site: a supervised SuperNode and the runner of the locally installed app."""
-    from wardround.client.service import serve
+    with commands.loading():
+        from wardround.client.service import serve
 
     serve(config.load(home))
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from wardround.client.errors import ConfigInvalid
 from wardround.client.ledger_cli import note
+from wardround.privacy import commands
 from wardround.privacy.model import dimension
 from wardround.privacy.plan import StudyPlan
 
@@ -121,8 +122,9 @@ def draft(
         clip, update_clip = math.sqrt(max(_numbers(shape))), 4.0
     arguments = f"widths = [{widths}]" if widths else ""
     with note.status("Building the model ..."):
-        from wardround.client.tasks import TaskSpec, batch_norms, build
-        from wardround.client.trainer import tensor_layout
+        with commands.loading():
+            from wardround.client.tasks import TaskSpec, batch_norms, build
+            from wardround.client.trainer import tensor_layout
 
         spec = TaskSpec(
             kind=task,  # type: ignore[arg-type]  # checked when made

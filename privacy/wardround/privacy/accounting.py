@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -165,14 +165,7 @@ def epsilon(
     groups, unit, relation, sampling = _merged(events, audience)
     value, accountant, ceiling = 0.0, "PLD", 0.0
     if groups:
-        value = ceiling = _renyi(groups, float(delta), relation)
-        accountant = "RDP"
-        # What rounding may hide is taken off delta. Where nothing is left, the Renyi bound stands.
-        surely = float(delta) - ROUNDING * sum(1 if q == 1 else steps for _, q, steps in groups)
-        if ceiling < MEANINGLESS and surely > 0:
-            pld = _distribution(groups, relation, interval).get_epsilon_for_delta(surely)
-            if pld <= ceiling:
-                value, accountant = pld, "PLD"
+        value, accountant, ceiling = _bound(groups, float(delta), relation, interval)
     return Epsilon(
         value=_up(value),
         delta=delta,
@@ -224,10 +217,30 @@ def check_delta(delta: Decimal) -> None:
 def library_version() -> str:
     """Name and version of the accountant; AccountantMissing when it is not installed."""
     _library()
+    return _library_version()
+
+
+@cache
+def _library_version() -> str:
     return f"dp-accounting {version('dp-accounting')}"
 
 
 _Group: TypeAlias = tuple[float, float, int]  # noise multiplier, sample rate, steps
+
+
+@lru_cache(maxsize=1024)  # a ledger prices the same sums before, in and after each of its entries
+def _bound(
+    groups: tuple[_Group, ...], delta: float, relation: str, interval: float
+) -> tuple[float, str, float]:
+    """The lower of the two upper bounds, which of them it is, and the Renyi bound."""
+    ceiling = _renyi(groups, delta, relation)
+    # What rounding may hide is taken off delta. Where nothing is left, the Renyi bound stands.
+    surely = delta - ROUNDING * sum(1 if rate == 1 else steps for _, rate, steps in groups)
+    if ceiling < MEANINGLESS and surely > 0:
+        pld = _distribution(groups, relation, interval).get_epsilon_for_delta(surely)
+        if pld <= ceiling:
+            return float(pld), "PLD", ceiling
+    return ceiling, "RDP", ceiling
 
 
 def _merged(

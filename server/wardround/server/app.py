@@ -35,7 +35,9 @@ def main(grid: Grid, context: Context) -> None:
             desk.studies.fail(run, str(error))
 
 
-def execute(desk: Desk, grid: Grid, run: str, **options: object) -> None:
+def execute(
+    desk: Desk, grid: Grid, run: str, exchange: Exchange | None = None, **options: object
+) -> None:
     """Execute one run over `grid`; its outcome is in the run's record and in the log."""
     record = desk.studies.run(run)
     study = desk.studies.get(record.study)
@@ -55,9 +57,9 @@ def execute(desk: Desk, grid: Grid, run: str, **options: object) -> None:
             models=BlobStore(desk.home.models),
             openings=desk.home.openings,
             studies=desk.studies,
-            exchange=Exchange(grid),
+            exchange=exchange or Exchange(grid),
             rules=desk.home.rounds,
-            **options,  # type: ignore[arg-type]  # `sleep`, for tests
+            **options,  # type: ignore[arg-type]  # `sleep` and `clock`
         ).execute()
     except (RunStopped, RoundAborted) as error:
         logger.warning("run %s: %s", run, error)

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -194,6 +193,8 @@ def sites(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
 def _serves(home: config.Home) -> bool:
     """Whether the public listener answers and shows this coordinator's certificate."""
     import ssl
+
+    import httpx
 
     context = ssl.create_default_context(cafile=str(home.ca_certificate))
     with httpx.Client(verify=context, timeout=5.0, trust_env=False) as client:

@@ -149,6 +149,7 @@ class Exchange:
         grid: Flower's grid, or `InProcessGrid`.
         poll_seconds: pause between two looks for answers.
         sleep: used for that pause; a test may give its own.
+        clock: seconds, by which deadlines are kept.
     """
 
     def __init__(
@@ -157,10 +158,12 @@ class Exchange:
         *,
         poll_seconds: float = 0.2,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._grid = grid
         self._poll_seconds = poll_seconds
         self._sleep = sleep
+        self._clock = clock
 
     def nodes(self) -> dict[str, int]:
         """Flower's node id of every named site that is online now."""
@@ -175,12 +178,12 @@ class Exchange:
         that is offline at first is asked as soon as it appears. Stop iterating at any time: what
         is unanswered then is dropped.
         """
-        end = time.monotonic() + deadline
+        end = self._clock() + deadline
         pending = {site: _Pending(request) for site, request in requests.items()}
         sites: dict[str, str] = {}  # of every message sent
-        next_check = time.monotonic()
+        next_check = self._clock()
         while pending:
-            now = time.monotonic()
+            now = self._clock()
             if now >= next_check:
                 self._send_due(pending, sites, max(end - now, 0.0))
                 next_check = now + NODE_CHECK_SECONDS
@@ -199,7 +202,7 @@ class Exchange:
                 del message, answer
             if not pending:
                 return
-            if time.monotonic() >= end:
+            if self._clock() >= end:
                 break
             if not arrived:
                 self._sleep(self._poll_seconds)

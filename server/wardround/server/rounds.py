@@ -51,7 +51,10 @@ CLOSING_SECONDS = 60.0
 
 @dataclass(slots=True)
 class StudyRun:
-    """One run, from its record to its end. `sleep` is used while sites are waited for."""
+    """One run, from its record to its end.
+
+    `sleep` is used while sites are waited for, `clock` says for how many seconds they have been.
+    """
 
     run: str
     plan: StudyPlan
@@ -65,6 +68,7 @@ class StudyRun:
     exchange: Exchange
     rules: Rounds
     sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
     _sites: Asking = field(init=False)
     _model: GlobalModel | None = None
 
@@ -311,13 +315,13 @@ class StudyRun:
 
     def _online(self, needed: int) -> tuple[str, ...]:
         """Wait until `needed` participants are online; return all that are, in order."""
-        deadline = time.monotonic() + self.rules.patience
+        deadline = self.clock() + self.rules.patience
         while True:
             nodes = self.exchange.nodes()
             sites = tuple(site for site in self.plan.participants.sites if site in nodes)
             if len(sites) >= needed:
                 return sites
-            if time.monotonic() > deadline:
+            if self.clock() > deadline:
                 missing = sorted(set(self.plan.participants.sites) - set(sites))
                 raise RoundAborted(
                     f"{len(sites)} of {needed} sites are online; {', '.join(missing)} must start "

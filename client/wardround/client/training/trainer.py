@@ -27,6 +27,7 @@ from wardround.client.training.data import TrainingData, samples_of_units
 from wardround.client.training.engine import Engine, trainable
 from wardround.client.training.losses import PerSampleLoss
 from wardround.client.training.noise import release
+from wardround.client.training.optimisers import AdamW, Optimiser, Sgd
 from wardround.client.training.randomness import BitSource, SecureBits
 from wardround.client.training.sampling import choose, poisson_sample
 from wardround.client.training.settings import RoundResult, StepReport, TrainingSettings
@@ -105,10 +106,7 @@ class _Round:
         for step in range(self.settings.steps):
             gradient = self._step(step, on_step)
             if self.settings.mode == "local_steps":
-                for name, parameter in self.parameters.items():
-                    parameter.grad = gradient[name].to(parameter.dtype)
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
+                optimiser.step([gradient[n].to(p.dtype) for n, p in self.parameters.items()])
         if self.settings.mode == "local_steps":
             gradient = {n: p.detach() - before[n] for n, p in self.parameters.items()}
         return RoundResult(
@@ -211,10 +209,6 @@ def microbatches(batch: Batch, most: int) -> Iterator[Batch]:
         yield part
 
 
-def make_optimiser(
-    settings: TrainingSettings, parameters: list[nn.Parameter]
-) -> torch.optim.Optimizer:
+def make_optimiser(settings: TrainingSettings, parameters: list[nn.Parameter]) -> Optimiser:
     """A fresh optimiser: AdamW without weight decay, or plain SGD."""
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(parameters, lr=settings.lr)
-    return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0)
+    return (Sgd if settings.optimiser == "sgd" else AdamW)(parameters, settings.lr)
