@@ -25,7 +25,7 @@ from wardround.privacy.events import Export
 from wardround.server import cli as coordinator_cli
 from wardround.server.errors import StudyError
 
-TODAY = datetime.now(UTC).strftime("%Y-%m-%d")
+DAY = "2026-01-31"
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,11 @@ def exports(federation: LocalFederation) -> list[Export]:
 
 
 def test_a_site_reports_the_day_of_its_study(federation: LocalFederation, tmp_path: Path) -> None:
-    done = site_report(federation, tmp_path, "--from", TODAY, "--to", TODAY)
+    times = [leaf.ts_ms for leaf in federation.leaves()]  # midnight may have come meanwhile
+    first, last = (
+        f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}" for ms in (times[0], times[-1])
+    )
+    done = site_report(federation, tmp_path, "--from", first, "--to", last)
     assert done.exit_code == 0, done.output
     assert done.output.startswith("verdict: ")
     written = json.loads((tmp_path / "site-report.json").read_bytes())["report"]
@@ -101,9 +105,9 @@ def test_a_day_without_a_study_has_nothing_in_it(
 @pytest.mark.parametrize(
     ("first", "last", "kind", "told"),
     [
-        ("yesterday", TODAY, ClientError, "'yesterday' is no day; write it as 2026-01-31"),
-        (TODAY, "2026-02-30", ClientError, "'2026-02-30' is no day"),
-        (TODAY, "2020-01-01", ReportError, "is empty"),
+        ("yesterday", DAY, ClientError, "'yesterday' is no day; write it as 2026-01-31"),
+        (DAY, "2026-02-30", ClientError, "'2026-02-30' is no day"),
+        (DAY, "2020-01-01", ReportError, "is empty"),
     ],
 )
 def test_a_period_that_is_none_is_refused(
@@ -119,14 +123,14 @@ def test_a_report_that_cannot_be_written_ends_in_one_line(
     federation: LocalFederation, tmp_path: Path
 ) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
-    done = site_report(federation, tmp_path / "taken", "--from", TODAY, "--to", TODAY)
+    done = site_report(federation, tmp_path / "taken", "--from", DAY, "--to", DAY)
     assert "cannot write to" in refusal(done, ClientError)
 
 
 def test_a_site_that_never_joined_has_no_report(tmp_path: Path) -> None:
     home = str(tmp_path / "lonely")
     assert type_in(site_cli.app, "init", "lonely", "--home", home).exit_code == 0
-    done = type_in(site_cli.app, "report", "--home", home, "--from", TODAY, "--to", TODAY)
+    done = type_in(site_cli.app, "report", "--home", home, "--from", DAY, "--to", DAY)
     assert "join" in refusal(done, SiteStateError)
 
 
