@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 from wardround.privacy.errors import WardroundError
 
@@ -31,6 +32,11 @@ def run(app: Callable[[], object]) -> None:
         _fail(f"{error.filename or 'system'}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def load_and_run(module: str) -> None:
+    """Import a command line and run its `main`; Ctrl-C meanwhile ends it without a traceback."""
+    run(lambda: import_module(module).main())
 
 
 @contextmanager

@@ -4,14 +4,8 @@ from wardround.privacy import commands
 
 
 def main() -> None:
-    """Load the command line and run it; interrupted while loading, it ends without a traceback."""
-    commands.run(_load_and_run)
-
-
-def _load_and_run() -> None:
-    from wardround.server.cli import main as run
-
-    run()
+    """Load the command line and run it."""
+    commands.load_and_run("wardround.server.cli")
 
 
 if __name__ == "__main__":
