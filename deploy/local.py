@@ -30,7 +30,6 @@ from wardround.server import config as coordinator_config
 from wardround.server.app import execute
 from wardround.server.blobs import BlobStore
 from wardround.server.desk import Desk
-from wardround.server.exchange import Exchange
 from wardround.server.inprocess import InProcessGrid
 from wardround.server.loglink import LogLink
 
@@ -211,8 +210,7 @@ class LocalFederation:
     def resume(self, run: str) -> Outcome:
         """Execute a run, from its start or from where it was left."""
         clock = Clock()
-        exchange = Exchange(self.grid, sleep=clock.sleep, clock=clock.now)
-        execute(self.desk, self.grid, run, exchange, sleep=clock.sleep, clock=clock.now)
+        execute(self.desk, self.grid, run, sleep=clock.sleep, clock=clock.now)
         return self.outcome(run)
 
     def outcome(self, run: str) -> Outcome:

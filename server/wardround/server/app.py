@@ -2,6 +2,8 @@
 
 import logging
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context
@@ -36,9 +38,17 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def execute(
-    desk: Desk, grid: Grid, run: str, exchange: Exchange | None = None, **options: object
+    desk: Desk,
+    grid: Grid,
+    run: str,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Execute one run over `grid`; its outcome is in the run's record and in the log."""
+    """Execute one run over `grid`; its outcome is in the run's record and in the log.
+
+    `sleep` is used while sites are waited for, `clock` says for how many seconds they have been.
+    """
     record = desk.studies.run(run)
     study = desk.studies.get(record.study)
     plan = study.signed_plan.open(desk.signer.public_bytes())
@@ -57,9 +67,10 @@ def execute(
             models=BlobStore(desk.home.models),
             openings=desk.home.openings,
             studies=desk.studies,
-            exchange=exchange or Exchange(grid),
+            exchange=Exchange(grid, sleep=sleep, clock=clock),
             rules=desk.home.rounds,
-            **options,  # type: ignore[arg-type]  # `sleep` and `clock`
+            sleep=sleep,
+            clock=clock,
         ).execute()
     except (RunStopped, RoundAborted) as error:
         logger.warning("run %s: %s", run, error)
