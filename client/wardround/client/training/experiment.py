@@ -55,15 +55,13 @@ def engine_that_follows(
     twin.train()
     with _randomness_given_back(inputs.device):
         chance = _draws_random_numbers(twin, loss, inputs, targets)
-        for draw in range(_DRAWS if chance else 1):
-            # Gradients once; losses, which are cheaper, show whether chance makes a difference.
-            of = partial(engine.per_sample, loss) if draw == 0 else partial(_losses, twin, loss)
-            moved = _moved_by_others(of, inputs, inputs, targets, draw)
-            _check_unchanged(twin, before)
-            _check_apart(moved)
-        gaps, of = _with_gaps(inputs), partial(_losses, twin, loss)
-        for own, others in ((inputs, gaps), (gaps, gaps)):
-            moved = _moved_by_others(of, own, others, targets, 0)
+        # Gradients once; losses, which are cheaper, show what chance and missing numbers change.
+        losses, gaps = partial(_losses, twin, loss), _with_gaps(inputs)
+        trials = [(partial(engine.per_sample, loss), inputs, inputs, 0)]
+        trials += [(losses, inputs, inputs, draw) for draw in range(1, _DRAWS) if chance]
+        trials += [(losses, own, gaps, 0) for own in (inputs, gaps)]
+        for of, own, others, draw in trials:
+            moved = _moved_by_others(of, own, others, targets, draw)
             _check_unchanged(twin, before)
             _check_apart(moved)
     if not chance:
