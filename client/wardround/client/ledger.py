@@ -60,7 +60,7 @@ from wardround.privacy.budget import (
 )
 from wardround.privacy.errors import MalformedData
 from wardround.privacy.events import PrivacySpend
-from wardround.privacy.plan import decimal_text
+from wardround.privacy.plan import decimal_text, spelled
 from wardround.privacy.planned import Forecast
 
 
@@ -104,7 +104,7 @@ class Ledger:
             dataset=dataset,
             study=study or "",
             epsilon=decimal_text(epsilon),
-            delta=decimal_text(delta).lower(),
+            delta=spelled(delta),
             audience=audience,
         )
         with self._transaction() as database:

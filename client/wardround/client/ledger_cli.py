@@ -26,7 +26,7 @@ from wardround.client.ledger_plot import bar, picture, sparkline
 from wardround.client.ledger_statement import OUTSIDE, Statement, statements
 from wardround.privacy.errors import PlanInvalid
 from wardround.privacy.identity import SITE_NAME
-from wardround.privacy.plan import StudyPlan, decimal_text
+from wardround.privacy.plan import StudyPlan, of_sensible_size, spelled
 from wardround.privacy.planned import Forecast, PlannedSpend
 from wardround.privacy.records import one_line
 
@@ -151,14 +151,14 @@ def budget_set(
         )
     with note.status(PRICING):
         accounts = opened.book().accounts(entry.dataset, study or "")
-    of_study = [account for account in accounts if account.budget == entry]
-    if study and not accounts:
+    if not accounts:
         out.print(f"{dataset} itself has no budget yet; without one nothing is trained on it.")
-    for account in of_study:
-        if account.held.value > Decimal(entry.epsilon):
-            out.print(f"{account.held.text} is spent or reserved: nothing more will be.")
-        elif account.held.value:
-            out.print(f"{account.held.text} of it is spent or reserved, {account.left} left")
+        return
+    account = accounts[-1]  # the study's comes last, after that of the data set
+    if account.held.value > Decimal(entry.epsilon):
+        out.print(f"{account.held.text} is spent or reserved: nothing more will be.")
+    elif account.held.value:
+        out.print(f"{account.held.text} of it is spent or reserved, {account.left} left")
 
 
 @app.command()
@@ -244,7 +244,7 @@ def show(statement: Statement, name: str) -> None:
         limit = f" of {part.budget.epsilon}" if part.budget else ""
         _indented(
             f"study {part.study}: {part.opening.value:.4f} -> {part.closing.value:.4f}{limit}"
-            f" at delta {decimal_text(part.closing.delta).lower()}"
+            f" at delta {spelled(part.closing.delta)}"
             + f", against {_AGAINST[part.closing.audience]}"
             * (part.closing.audience != budget.audience),
         )
@@ -324,7 +324,7 @@ def number(text: str, option: str) -> Decimal:
         raise LedgerError(f"{option} must be a number, not {text!r}") from None
     if not value.is_finite() or value < 0:
         raise LedgerError(f"{option} must be zero or more, not {text}")
-    if abs(value.adjusted()) > 30 or len(value.as_tuple().digits) > 18:
+    if not of_sensible_size(value) or len(value.as_tuple().digits) > 18:
         raise LedgerError(f"{option} {text[:60]} is out of every sensible range")
     return value
 

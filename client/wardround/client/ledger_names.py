@@ -7,7 +7,7 @@ from wardround.client.errors import LedgerError
 from wardround.datasets import cohort
 from wardround.datasets.errors import DataError
 from wardround.datasets.manifest import Manifest, load_manifest
-from wardround.privacy.plan import decimal_text
+from wardround.privacy.plan import spelled
 
 _SHORTEST = 6
 
@@ -75,7 +75,7 @@ def delta_note(delta: Decimal, count: int) -> str:
     if delta * count < Decimal("0.1"):
         return ""
     return (
-        f"Delta {decimal_text(delta).lower()} is not well under 1 / {count} patients: within it, "
+        f"Delta {spelled(delta)} is not well under 1 / {count} patients: within it, "
         "all of one patient's data could be given away. "
         f"Take {_power_below(Decimal('0.1') / count)} or less."
     )

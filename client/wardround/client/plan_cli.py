@@ -26,7 +26,7 @@ from wardround.client.ledger_cli import (
 )
 from wardround.client.ledger_names import delta_note, patients, units
 from wardround.privacy.canonical import Json
-from wardround.privacy.plan import decimal_text
+from wardround.privacy.plan import decimal_text, spelled
 from wardround.privacy.planned import PlannedSpend, Suggestion, suggest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -80,7 +80,7 @@ def cost(
         ("sampling", f"{price.sampling}, rate {planned.sample_rate} of each {planned.unit}"),
         ("noise", f"sigma {planned.sigma} x clip {read.privacy.clip}, by each site"),
         ("neighbours", f"{planned.relation} one {planned.unit}"),
-        ("epsilon", f"[bold]{price.text}[/] at delta {_delta(planned.delta)}, against everyone"),
+        ("epsilon", f"[bold]{price.text}[/] at delta {spelled(planned.delta)}, against everyone"),
         ("accountant", f"{price.accountant} ({price.version}), Renyi ceiling {price.ceiling}"),
     )
     for row in rows:
@@ -157,7 +157,7 @@ def suggest_command(
             style="" if one.passes <= passes else "dim",
         )  # fmt: skip
     out.print(
-        f"Epsilon {decimal_text(target)} at delta {_delta(at)}, {count} of unit {unit}, {relation}"
+        f"Epsilon {decimal_text(target)} at delta {spelled(at)}, {count} of unit {unit}, {relation}"
     )
     out.print(table)
     out.print(
@@ -174,7 +174,7 @@ def suggest_command(
     out.print(
         f'[privacy]\nunit = "{unit}"\nrelation = "{relation}"\n'
         f"noise_multiplier = {best.sigma}\nsample_rate = {best.sample_rate}\n"
-        f"target_epsilon = {decimal_text(target)}\ndelta = {_delta(at)}\n"
+        f"target_epsilon = {decimal_text(target)}\ndelta = {spelled(at)}\n"
         f"# and rounds x local_steps = {best.steps} under [training]",
         markup=False,
     )
@@ -183,10 +183,6 @@ def suggest_command(
 def plural(count: int, thing: str) -> str:
     """Write a number of things in words for a person."""
     return f"{count} {thing}" + "s" * (count != 1)
-
-
-def _delta(number: Decimal) -> str:
-    return decimal_text(number).lower()
 
 
 def _training(planned: PlannedSpend) -> str:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from wardround.client.errors import ConfigInvalid, Refused
-from wardround.privacy.plan import StudyPlan
+from wardround.privacy.plan import StudyPlan, of_sensible_size
 
 _FIELDS = {
     "task": str,
@@ -196,7 +196,7 @@ def _decimal(value: object, where: str) -> Decimal:
     if isinstance(value, bool) or not number.is_finite() or number <= 0:
         written = value if isinstance(value, Decimal) else repr(value)
         raise ConfigInvalid(f"{where} must be a number above 0, not {written}")
-    if abs(number.adjusted()) > 30:
+    if not of_sensible_size(number):
         raise ConfigInvalid(f"{where} is out of every sensible range: {number}")
     return number
 

@@ -27,7 +27,7 @@ from wardround.datasets.cohort import Cohort
 from wardround.privacy.events import Approval, PrivacySpend, Refusal, from_leaf
 from wardround.privacy.federation import Federation, StudyState
 from wardround.privacy.identity import FileSigner
-from wardround.privacy.plan import StudyPlan, decimal_text
+from wardround.privacy.plan import StudyPlan, decimal_text, spelled
 from wardround.privacy.planned import PlannedSpend
 from wardround.privacy.records import one_line
 
@@ -204,7 +204,7 @@ class Site:
                 approver=approver,
                 datasets=(cohort.pseudonym,),
                 epsilon_limit=decimal_text(plan.privacy.target_epsilon),
-                delta=decimal_text(plan.privacy.delta).lower(),
+                delta=spelled(plan.privacy.delta),
                 policy_digest=rules.digest,
                 legal_basis=plan.study.legal_basis,
                 dpia=plan.study.dpia,

@@ -8,7 +8,7 @@ from wardround.privacy.accounting import PrivacyEvent
 from wardround.privacy.budget import Lost, Spent
 from wardround.privacy.canonical import Json
 from wardround.privacy.events import Mechanism, PrivacySpend
-from wardround.privacy.plan import decimal_text
+from wardround.privacy.plan import spelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +202,4 @@ def _mechanism(event: PrivacyEvent) -> Mechanism:
 
 
 def _text(number: Decimal | None) -> str:
-    if number is None:
-        return ""
-    return decimal_text(number).lower() if number.is_finite() else "inf"
+    return "" if number is None else spelled(number)

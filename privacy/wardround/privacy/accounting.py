@@ -26,7 +26,7 @@ import numpy as np
 from wardround.privacy import records
 from wardround.privacy.canonical import Json
 from wardround.privacy.errors import AccountantMissing, AccountingError
-from wardround.privacy.plan import decimal_text
+from wardround.privacy.plan import spelled
 from wardround.privacy.records import Count, Pattern, Record, Small
 
 ESTIMATE = 1e-3
@@ -93,8 +93,8 @@ class PrivacyEvent(Record):
         rate = _digits(sample_rate, ROUND_CEILING)
         return cls(
             kind="gaussian",
-            sigma=_text(_digits(sigma, ROUND_FLOOR)),
-            sample_rate=_text(rate),
+            sigma=spelled(_digits(sigma, ROUND_FLOOR)),
+            sample_rate=spelled(rate),
             steps=steps,
             unit=unit,
             relation=relation,
@@ -129,21 +129,21 @@ class Epsilon:
     @property
     def text(self) -> str:
         """The value as decimal text, `inf` where there is no bound."""
-        return _text(self.value)
+        return spelled(self.value)
 
     def to_json(self) -> dict[str, Json]:
         """Return the statement for log, ledger and screen; decimals are text."""
         return {
-            "epsilon": _text(self.value),
-            "delta": _text(self.delta),
+            "epsilon": spelled(self.value),
+            "delta": spelled(self.delta),
             "against": self.audience,
             "unit": self.unit,
             "neighbouring_relation": self.relation,
             "sampling": self.sampling,
             "accountant": self.accountant,
             "accountant_version": self.version,
-            "loss_interval": _text(self.interval),
-            "renyi_ceiling": _text(self.ceiling),
+            "loss_interval": spelled(self.interval),
+            "renyi_ceiling": spelled(self.ceiling),
             "bound": "upper, rounded up",
         }
 
@@ -349,11 +349,6 @@ def _digits(number: Decimal | float, rounding: str) -> Decimal:
     if not exact.is_finite() or abs(exact) >= 10**6:
         raise AccountingError(f"{number} is no noise multiplier or sample rate")
     return exact.quantize(Decimal("1e-15"), rounding=rounding)
-
-
-def _text(number: Decimal) -> str:
-    """The one spelling of a decimal in ledger and log; `inf` where there is no bound."""
-    return decimal_text(number).lower() if number.is_finite() else "inf"
 
 
 def _up(number: float) -> Decimal:

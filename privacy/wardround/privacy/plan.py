@@ -366,7 +366,7 @@ def _decimal(value: object, where: str) -> Decimal:
         number = None
     if number is None or isinstance(value, bool) or not number.is_finite():
         raise PlanInvalid(f"{where} must be a number, not {str(value)!r}")
-    if abs(number.adjusted()) > 30:
+    if not of_sensible_size(number):
         raise PlanInvalid(f"{where} is out of every sensible range")
     return number
 
@@ -375,6 +375,16 @@ def decimal_text(number: Decimal) -> str:
     """Return the one spelling of `number`: no exponent for plain sizes, no trailing zeros."""
     plain = number.normalize()
     return f"{plain:f}" if -7 < plain.adjusted() < 16 else str(plain)
+
+
+def spelled(number: Decimal) -> str:
+    """Return the one spelling of `number` in ledger and log; `inf` where there is no bound."""
+    return decimal_text(number).lower() if number.is_finite() else "inf"
+
+
+def of_sensible_size(number: Decimal) -> bool:
+    """Whether a person may mean the finite `number`: it is written with a power of ten up to 30."""
+    return abs(number.adjusted()) <= 30
 
 
 def _write(value: object) -> Json:

@@ -1,7 +1,7 @@
 """The log entry of a study plan: its signed text, and what a reader looks for said beside it."""
 
 from wardround.privacy.events import StudyPlanned
-from wardround.privacy.plan import SignedPlan, StudyPlan, decimal_text
+from wardround.privacy.plan import SignedPlan, StudyPlan, decimal_text, spelled
 
 
 def plan_entry(plan: StudyPlan, signed: SignedPlan) -> StudyPlanned:
@@ -27,7 +27,7 @@ def plan_entry(plan: StudyPlan, signed: SignedPlan) -> StudyPlanned:
         noise_multiplier=decimal_text(privacy.noise_multiplier),
         sample_rate=decimal_text(privacy.sample_rate),
         target_epsilon=decimal_text(privacy.target_epsilon),
-        delta=decimal_text(privacy.delta).lower(),
+        delta=spelled(privacy.delta),
         shared_noise=privacy.shared_noise,
         threshold=secagg.threshold,
         colluders=secagg.colluders,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from wardround.privacy.events import Mechanism, PrivacySpend
-from wardround.privacy.plan import StudyPlan, decimal_text
+from wardround.privacy.plan import StudyPlan, spelled
 from wardround.privacy.planned import PlannedSpend
 from wardround.privacy.verify.findings import Findings
 
@@ -58,7 +58,7 @@ class Ledgers:
             ("study", plan.study.id, event.study),
             ("unit", planned.unit, event.unit),
             ("relation", planned.relation, event.relation),
-            ("clip", decimal_text(plan.privacy.clip).lower(), event.clip),
+            ("clip", spelled(plan.privacy.clip), event.clip),
             ("mechanism", _told((right,)), _told(event.mechanisms)),
         ):
             if said != expected:
